@@ -1,0 +1,139 @@
+//! The environment as settings: parsed one variable at a time, bounded, every fault reported at once.
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything a worker needs to know, checked. Cloned into each worker.
+#[derive(Clone)]
+pub struct Config {
+    /// Address to listen on; port 0 lets the kernel choose one.
+    pub listen: SocketAddr,
+    /// Threads, each with a runtime and a listener of its own.
+    pub workers: usize,
+    /// Where requests go.
+    pub upstream: Upstream,
+    /// How often and how long to try.
+    pub attempts: Attempts,
+    /// What a client may send, and how slowly.
+    pub client: ClientLimits,
+    /// What a client has to present, if anything.
+    pub access_token: Option<Secret>,
+    /// Silence between two reads of a response body that aborts it; `None` = no limit.
+    pub stream_idle_timeout: Option<Duration>,
+    /// How long streams may go on after SIGTERM.
+    pub drain_timeout: Duration,
+    /// The least severe level that is logged.
+    pub log_level: LogLevel,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// `UPSTREAM_*`: the origin and what is known about it.
+#[derive(Clone)]
+pub struct Upstream {
+    /// `https://` or `http://`.
+    pub tls: bool,
+    /// Host without port, an IPv6 address without brackets.
+    pub host: String,
+    /// The port of the URL or the scheme's default.
+    pub port: u16,
+    /// What `Host` says: the URL's authority as written, without userinfo.
+    pub authority: String,
+    /// The URL's path without a trailing slash; empty where it has none.
+    pub path: String,
+    /// The field that replaces the client's own, when a key is set.
+    pub credential: Option<Credential>,
+    /// PEM file with roots added to the built-in ones.
+    pub ca_file: Option<PathBuf>,
+    /// Connections of the whole process; 0 = no limit.
+    pub connections_max: usize,
+    /// How long an idle connection is kept.
+    pub idle_timeout: Duration,
+}
+
+/// The field `UPSTREAM_API_KEY` is written to.
+#[derive(Clone)]
+pub struct Credential {
+    /// Field name, a token, as configured.
+    pub name: String,
+    /// Prefix and key.
+    pub value: Secret,
+}
+
+/// Limits of the phases of an attempt.
+#[derive(Clone)]
+pub struct Attempts {
+    /// Attempts in all, the first included; at least 1.
+    pub max: u32,
+    /// A connection of the limited number becoming free.
+    pub pool_timeout: Duration,
+    /// Resolving, connecting and the TLS handshake together.
+    pub connect_timeout: Duration,
+    /// Sending, without progress.
+    pub write_timeout: Duration,
+    /// From the last request byte handed over to the end of the response head.
+    pub header_timeout: Duration,
+    /// The same on the last attempt; `None` = no limit.
+    pub last_header_timeout: Option<Duration>,
+    /// Pause between attempts.
+    pub backoff: Duration,
+}
+
+/// What a client may send, and how slowly.
+#[derive(Clone)]
+pub struct ClientLimits {
+    /// Largest request body, in bytes.
+    pub body_bytes_max: u64,
+    /// From the first byte of a head to its last (and from accept to the first).
+    pub header_timeout: Duration,
+    /// Between two reads of a request body.
+    pub body_timeout: Duration,
+    /// Between two requests of a connection.
+    pub idle_timeout: Duration,
+    /// Writing to the client, without progress.
+    pub write_timeout: Duration,
+}
+
+/// A value that cannot be printed: it has neither `Debug` nor `Display`.
+///
+/// ```compile_fail,E0277
+/// # fn f(secret: codex_reset_proxy::config::Secret) {
+/// println!("{secret:?}"); // error: `Secret` doesn't implement `Debug`
+/// # }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # fn f(secret: codex_reset_proxy::config::Secret) {
+/// println!("{secret}"); // error: `Secret` doesn't implement `Display`
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// The value, for the wire and for comparing. Never for a log line.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// `LOG_LEVEL`. `WARN` reads as `Warning`, `CRITICAL` as `Error`: nothing here is worse than an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Off,
+}
+
+/// `LOG_FORMAT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

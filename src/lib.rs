@@ -1,0 +1,2 @@
+//! codex-reset-proxy
+pub mod config;

@@ -1,0 +1,2 @@
+//! Arguments, settings, workers, signals.
+fn main() {}
