@@ -1,0 +1,203 @@
+//! Exactly one response for each request. The downstream commit.
+//!
+//! ```text
+//!   Unanswered --begin----> Answering --finish----> Answered
+//!              \                      \--break_off-> Answered (and the client sees that it is cut)
+//!               \--refuse---------------------------> Answered
+//! ```
+//!
+//! After the first response byte no status code can be chosen any more:
+//!
+//! ```compile_fail,E0382
+//! # use codex_reset_proxy::{downstream::reply::Unanswered, net::buffer::Buffer, refusal::Refusal};
+//! # async fn f(reply: Unanswered<'_>, mut head: Buffer, refusal: Refusal) {
+//! let answering = reply.begin(&mut head).await;
+//! reply.refuse(&refusal, 1, "id").await; // error: use of moved value
+//! # }
+//! ```
+use std::io;
+
+use crate::downstream::client::Client;
+use crate::http1::fields::write_field;
+use crate::http1::head::Version;
+use crate::net::buffer::Buffer;
+use crate::net::tcp::Tcp;
+use crate::refusal::Refusal;
+
+/// No response byte has been sent: a status code can still be chosen.
+pub struct Unanswered<'c> {
+    client: &'c Client,
+    version: Version,
+    head_only: bool,
+    keep_alive: bool,
+}
+
+/// Response bytes have been sent: what is left is to finish the message or break the connection.
+pub struct Answering<'c> {
+    client: &'c Client,
+    keep_alive: bool,
+    sent: u64,
+}
+
+/// The request has had its response, whole or visibly cut.
+pub struct Answered {
+    /// Another request may follow on the connection.
+    pub keep_alive: bool,
+    /// The client may still be sending: it has to be heard out before the connection is closed.
+    pub lingers: bool,
+    /// Bytes written to the client, heads included.
+    pub sent: u64,
+}
+
+impl<'c> Unanswered<'c> {
+    /// The reply to a request of this version; `head_only` to HEAD; `keep_alive` where the connection
+    /// may go on after it.
+    pub fn new(client: &'c Client, version: Version, head_only: bool, keep_alive: bool) -> Self {
+        Self {
+            client,
+            version,
+            head_only,
+            keep_alive,
+        }
+    }
+
+    /// Whether the client speaks HTTP/1.1: interim responses and chunked.
+    pub fn is_http11(&self) -> bool {
+        self.version == Version::Http11
+    }
+
+    /// Whether another request may follow.
+    pub fn keeps_alive(&self) -> bool {
+        self.keep_alive
+    }
+
+    /// Our own 100 (Continue), to a client that expects it. It commits to nothing.
+    pub async fn go_on(&self) -> io::Result<()> {
+        let mut bytes = Buffer::small();
+        bytes.as_vec().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        self.client.write(&mut bytes).await
+    }
+
+    /// Sends the first bytes of the upstream's response. From here on nothing but its bytes follows.
+    pub async fn begin(self, first: &mut Buffer) -> io::Result<Answering<'c>> {
+        let mut answering = Answering {
+            client: self.client,
+            keep_alive: self.keep_alive,
+            sent: 0,
+        };
+        answering.write(first).await?;
+        Ok(answering)
+    }
+
+    /// Tells the client why there is no response. `sends`: how often the request was sent; `id`: the
+    /// one in our log line.
+    pub async fn refuse(self, refusal: &Refusal, sends: u32, id: &str) -> Answered {
+        let told = refusal.tell();
+        let fields = [
+            ("x-codex-reset-proxy-error", told.code.to_owned()),
+            ("x-request-id", id.to_owned()),
+        ];
+        let closes = refusal.closes();
+        let upgrade = matches!(refusal, Refusal::UpgradeRequired);
+        let more = [
+            (sends > 0).then(|| ("x-codex-reset-proxy-attempts", sends.to_string())),
+            upgrade.then(|| ("Upgrade", "websocket".to_owned())),
+        ];
+        let fields: Vec<_> = fields.into_iter().chain(more.into_iter().flatten()).collect();
+        self.send(told.status, &fields, &told.body(), closes).await
+    }
+
+    /// Answers `/healthz`.
+    pub async fn tell_health(self, draining: bool) -> Answered {
+        match draining {
+            false => self.send((200, "OK"), &[], r#"{"ok":true}"#, false).await,
+            true => {
+                let body = r#"{"ok":false,"draining":true}"#;
+                self.send((503, "Service Unavailable"), &[], body, true).await
+            }
+        }
+    }
+
+    async fn send(
+        self,
+        status: (u16, &str),
+        fields: &[(&str, String)],
+        body: &str,
+        closes: bool,
+    ) -> Answered {
+        let keep_alive = self.keep_alive && !closes;
+        let mut bytes = Buffer::small();
+        let out = bytes.as_vec();
+        out.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", status.0, status.1).as_bytes());
+        write_field(out, "Content-Type", b"application/json");
+        write_field(out, "Content-Length", body.len().to_string().as_bytes());
+        for (name, value) in fields {
+            write_field(out, name, value.as_bytes());
+        }
+        let upgrade = fields.iter().any(|(name, _)| *name == "Upgrade");
+        match (keep_alive, upgrade) {
+            (false, false) => write_field(out, "Connection", b"close"),
+            (false, true) => write_field(out, "Connection", b"upgrade, close"),
+            (true, _) => (),
+        }
+        out.extend_from_slice(b"\r\n");
+        if !self.head_only {
+            out.extend_from_slice(body.as_bytes());
+        }
+        let sent = bytes.len() as u64;
+        let written = self.client.write(&mut bytes).await.is_ok();
+        Answered {
+            keep_alive: keep_alive && written,
+            lingers: closes && written,
+            sent,
+        }
+    }
+}
+
+impl<'c> Answering<'c> {
+    /// Writes all of `bytes`. After an error the connection is good for breaking off only.
+    pub async fn write(&mut self, bytes: &mut Buffer) -> io::Result<()> {
+        let count = bytes.len() as u64;
+        self.client.write(bytes).await?;
+        self.sent += count;
+        Ok(())
+    }
+
+    /// The socket, for bytes that go straight to it; count them with [`Self::count`].
+    pub fn tcp(&self) -> &'c Tcp {
+        &self.client.tcp
+    }
+
+    /// Counts bytes that went straight to the socket.
+    pub fn count(&mut self, bytes: u64) {
+        self.sent += bytes;
+    }
+
+    /// How long the client may take no byte.
+    pub fn stall(&self) -> std::time::Duration {
+        self.client.limits.write_timeout
+    }
+
+    /// The message is complete. `close`: its end is the connection's end.
+    pub fn finish(self, close: bool) -> Answered {
+        Answered {
+            keep_alive: self.keep_alive && !close,
+            lingers: false,
+            sent: self.sent,
+        }
+    }
+
+    /// The message stays incomplete, and the client must see it: by the missing bytes where it knows
+    /// how many there should be, by a reset where the end of the connection would be the end of the
+    /// message.
+    pub fn break_off(self, until_close: bool) -> Answered {
+        if until_close {
+            self.client.reset_on_close();
+        }
+        Answered {
+            keep_alive: false,
+            lingers: false,
+            sent: self.sent,
+        }
+    }
+}

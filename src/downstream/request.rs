@@ -1,0 +1,247 @@
+//! A request's head: read under a size and a time limit, checked, and rewritten as it goes up.
+use std::time::Duration;
+
+use subtle::ConstantTimeEq;
+
+use crate::config::Config;
+use crate::downstream::client::{Client, Ended};
+use crate::http1::fields::{self, Connection, RequestRules};
+use crate::http1::framing::{self, Framing};
+use crate::http1::head::{self, Malformed, RequestHead, Scan, Version};
+use crate::http1::target;
+use crate::net::buffer::Buffer;
+use crate::net::deadline::Deadline;
+use crate::net::drain::Drain;
+use crate::net::select;
+use crate::refusal::Refusal;
+
+/// Largest request head.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Longest request-line.
+const LINE_BYTES_MAX: usize = 32 << 10;
+
+/// What a connection's next bytes come to.
+pub enum Next {
+    /// A request to be exchanged.
+    Request(Box<Request>),
+    /// A head that is refused: the message's end is uncertain, the connection ends.
+    Refused(Refusal, Version),
+    /// No request: the client has left, was idle too long, or we are draining.
+    Nothing,
+}
+
+/// A request whose head has been read and rewritten.
+pub struct Request {
+    /// The method.
+    pub method: String,
+    /// The path of its target, without the query: fit for a log line.
+    pub path: String,
+    /// The client's version.
+    pub version: Version,
+    /// How its body ends.
+    pub framing: Framing,
+    /// The client waits for 100 (Continue) before it sends the body.
+    pub expects_continue: bool,
+    /// The client wants the connection kept.
+    pub keep_alive: bool,
+    /// The head as it goes up, without the empty line at its end.
+    pub head: Buffer,
+    /// What is to be done with it.
+    pub kind: Kind,
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// To be forwarded.
+    Forward,
+    /// `/healthz`: answered here.
+    Health,
+}
+
+impl Request {
+    /// RFC 9110 9.2.2.
+    pub fn is_idempotent(&self) -> bool {
+        matches!(self.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
+    }
+}
+
+/// Reads the next request of a connection. `input` holds what came behind the request before it.
+pub async fn next(client: &Client, input: &mut Buffer, config: &Config, drain: &Drain, first: bool) -> Next {
+    let limits = &client.limits;
+    if input.is_empty() {
+        *input = Buffer::empty();
+        if drain.has_started() {
+            return Next::Nothing;
+        }
+        let idle = if first { limits.header_timeout } else { limits.idle_timeout };
+        select! {
+            // A request that is here is answered, draining or not.
+            biased;
+            received = client.receive(input, Deadline::after(idle)) => if received.is_err() {
+                return Next::Nothing;
+            },
+            () = drain.started() => return Next::Nothing,
+        }
+    }
+    let deadline = Deadline::after(limits.header_timeout);
+    match read_head(client, input, deadline).await {
+        Ok(length) => {
+            let next = match head::with_request(&input[..length], |head| check(head, config)) {
+                Ok(Ok(request)) => Next::Request(Box::new(request)),
+                Ok(Err((refusal, version))) => Next::Refused(refusal, version),
+                Err(error) => Next::Refused(refusal(error), Version::Http11),
+            };
+            input.consume(length);
+            next
+        }
+        Err(Some(refusal)) => Next::Refused(refusal, Version::Http11),
+        Err(None) => Next::Nothing,
+    }
+}
+
+/// The length of the head at the front of `input`; `Err(None)` where the client has left.
+async fn read_head(client: &Client, input: &mut Buffer, deadline: Deadline) -> Result<usize, Option<Refusal>> {
+    let mut scan = Scan::default();
+    loop {
+        // RFC 9112 2.2: empty lines before a request-line are passed over.
+        while scan.in_start_line() && input.starts_with(b"\r\n") {
+            input.consume(2);
+            scan = Scan::default();
+        }
+        if let Some(length) = scan.head_length(input).map_err(|error| Some(refusal(error)))? {
+            return match length {
+                ..=HEAD_BYTES_MAX => Ok(length),
+                _ => Err(Some(Refusal::FieldsTooLarge)),
+            };
+        }
+        if scan.in_start_line() && input.len() > LINE_BYTES_MAX {
+            return Err(Some(Refusal::UriTooLong));
+        }
+        if input.len() > HEAD_BYTES_MAX {
+            return Err(Some(Refusal::FieldsTooLarge));
+        }
+        let limit = client.limits.header_timeout;
+        match client.receive(input, deadline).await {
+            Ok(()) => (),
+            Err(Ended::Left) => return Err(None),
+            Err(Ended::Late) => return Err(Some(head_timeout(limit))),
+        }
+    }
+}
+
+fn head_timeout(limit: Duration) -> Refusal {
+    Refusal::RequestTimeout("the request head", limit, "CLIENT_HEADER_TIMEOUT_SECONDS")
+}
+
+fn refusal(error: Malformed) -> Refusal {
+    match error {
+        Malformed::TooManyFields => Refusal::FieldsTooLarge,
+        error => Refusal::BadRequest(error.reason()),
+    }
+}
+
+/// Refuses what is ambiguous or not for forwarding; rewrites the rest.
+fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, (Refusal, Version)> {
+    let version = head.version;
+    let refuse = |refusal| (refusal, version);
+    let bad = |reason| refuse(Refusal::BadRequest(reason));
+    let framing = framing::of_request(head).map_err(|ambiguous| bad(ambiguous.reason()))?;
+    let connection = Connection::of(head.fields).map_err(|_| bad("Connection has too many options"))?;
+    match head.fields.iter().filter(|field| fields::is(field, "host")).count() {
+        1 => (),
+        0 if version == Version::Http10 => (),
+        0 => return Err(bad("there is no Host field")),
+        _ => return Err(bad("there are two Host fields")),
+    }
+    if matches!(head.method, "CONNECT" | "TRACE") {
+        return Err(refuse(Refusal::MethodNotAllowed));
+    }
+    let target = target::origin_form(head.target).ok_or_else(|| bad("the request-target is malformed"))?;
+    let base_path = config.upstream.path.as_str();
+    if !base_path.is_empty() && (target == b"*" || target::climbs(target)) {
+        return Err(bad("the request-target climbs above the path of UPSTREAM_BASE_URL"));
+    }
+    if matches!(framing, Framing::Length(bytes) if bytes > config.client.body_bytes_max) {
+        return Err(refuse(Refusal::BodyTooLarge(config.client.body_bytes_max)));
+    }
+    let path = target.split(|byte| *byte == b'?').next().unwrap_or(target);
+    let health = path == b"/healthz" && matches!(head.method, "GET" | "HEAD");
+    let consumed = match &config.access_token {
+        Some(token) if !health => {
+            Some(bears(head, token.expose()).ok_or_else(|| refuse(Refusal::Unauthorized))?)
+        }
+        _ => None,
+    };
+    if wants_websocket(head) {
+        return Err(refuse(Refusal::UpgradeRequired));
+    }
+    let credential = config.upstream.credential.as_ref();
+    let rules = RequestRules {
+        host: &config.upstream.authority,
+        base_path,
+        credential: credential.map(|field| (field.name.as_str(), field.value.expose())),
+        consumed,
+    };
+    let mut rewritten = Buffer::small();
+    fields::write_request(rewritten.as_vec(), head, target, framing, &connection, &rules);
+    Ok(Request {
+        method: head.method.to_owned(),
+        path: String::from_utf8_lossy(path).into_owned(),
+        version,
+        framing,
+        expects_continue: version == Version::Http11 && expects_continue(head),
+        keep_alive: version == Version::Http11 && !connection.close,
+        head: rewritten,
+        kind: if health { Kind::Health } else { Kind::Forward },
+    })
+}
+
+/// The name of the field that bears `token`.
+fn bears(head: &RequestHead<'_>, token: &[u8]) -> Option<&'static str> {
+    let equal = |presented: &[u8]| bool::from(presented.ct_eq(token));
+    head.fields.iter().find_map(|field| {
+        if fields::is(field, "x-api-key") {
+            equal(field.value).then_some("x-api-key")
+        } else if fields::is(field, "authorization") {
+            let (scheme, presented) = field.value.split_at_checked(7)?;
+            let bearer = scheme.eq_ignore_ascii_case(b"bearer ");
+            (bearer && equal(presented.trim_ascii())).then_some("authorization")
+        } else {
+            None
+        }
+    })
+}
+
+fn expects_continue(head: &RequestHead<'_>) -> bool {
+    let expect = |field: &&httparse::Header<'_>| fields::is(field, "expect");
+    head.fields.iter().find(expect).is_some_and(|field| field.value.eq_ignore_ascii_case(b"100-continue"))
+}
+
+fn wants_websocket(head: &RequestHead<'_>) -> bool {
+    let mut upgrades = head.fields.iter().filter(|field| fields::is(field, "upgrade"));
+    upgrades.any(|field| fields::list(field.value).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_found_in_either_field() {
+        for (fields, borne) in [
+            ("Authorization: Bearer s3cret\r\n", Some("authorization")),
+            ("authorization: bearer  s3cret\r\n", Some("authorization")),
+            ("X-Api-Key: s3cret\r\n", Some("x-api-key")),
+            ("Authorization: Bearer other\r\nx-api-key: s3cret\r\n", Some("x-api-key")),
+            ("Authorization: s3cret\r\n", None),
+            ("Authorization: Bearer s3cret2\r\n", None),
+            ("x-api-key: s3cre\r\n", None),
+            ("", None),
+        ] {
+            let text = format!("GET / HTTP/1.1\r\n{fields}\r\n");
+            let found = head::with_request(text.as_bytes(), |head| bears(head, b"s3cret"));
+            assert_eq!(found, Ok(borne), "{fields:?}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The runtime of a core: io_uring where the kernel allows it, epoll where not.
+use std::cell::Cell;
+use std::io;
+use std::time::Duration;
+
+use monoio::time::TimeDriver;
+use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+use crate::net::tcp::Tcp;
+
+/// A runtime on either driver. Not `Send`: build it on the thread that runs it.
+pub type Runtime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>;
+
+/// Which driver a runtime has, and why not a better one.
+pub struct Chosen {
+    /// The name for the start line.
+    pub name: &'static str,
+    /// What each better choice failed with.
+    pub fallbacks: Vec<String>,
+}
+
+thread_local! {
+    static ON_EPOLL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Builds the best runtime that this kernel and these limits allow.
+///
+/// A ring is probed by monoio with two entries and then built with the size and flags asked for,
+/// which may still fail: RLIMIT_MEMLOCK holds one ring of 1024 entries in 128 KiB, kernels before 6.1
+/// lack DEFER_TASKRUN.
+///
+/// # Errors
+/// Only where epoll fails as well, such as for want of descriptors.
+pub fn build() -> io::Result<(Runtime, Chosen)> {
+    let mut fallbacks = Vec::new();
+    if std::env::var_os("MONOIO_FORCE_LEGACY_DRIVER").is_some() {
+        fallbacks.push("MONOIO_FORCE_LEGACY_DRIVER is set".to_owned());
+    }
+    if monoio::utils::detect_uring() {
+        let plain = io_uring::IoUring::builder;
+        let mut fast = plain();
+        fast.setup_single_issuer().setup_defer_taskrun();
+        for (name, ring, entries) in [
+            ("io_uring", fast, 1024),
+            ("io_uring (plain)", plain(), 1024),
+            ("io_uring (plain, 256 entries)", plain(), 256),
+        ] {
+            let builder = RuntimeBuilder::<IoUringDriver>::new();
+            match builder.with_entries(entries).uring_builder(ring).enable_timer().build() {
+                Ok(runtime) => return Ok((runtime.into(), Chosen { name, fallbacks })),
+                Err(error) => fallbacks.push(format!("{name}: {error}")),
+            }
+        }
+    } else if let Err(error) = io_uring::IoUring::new(2) {
+        fallbacks.push(format!("io_uring: {error}"));
+    }
+    let runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+    ON_EPOLL.set(true);
+    let name = "epoll";
+    Ok((runtime.into(), Chosen { name, fallbacks }))
+}
+
+/// Lets the other tasks of the core run, for a task that has moved many bytes without waiting.
+///
+/// On io_uring any operation is a real yield. On epoll an operation that can go ahead does not
+/// wait, and waking oneself puts the task at the front of the queue: only a timer yields.
+pub async fn yield_to_others(socket: &Tcp) {
+    if ON_EPOLL.get() {
+        monoio::time::sleep(Duration::ZERO).await;
+    } else {
+        // An error shows at the next read or write.
+        let _ = socket.writable().await;
+    }
+}

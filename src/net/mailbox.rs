@@ -1,0 +1,101 @@
+//! Notices from ordinary threads to a core: signals and resolved names. The only way in.
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use monoio::io::AsyncReadRent;
+use monoio::net::UnixStream;
+
+/// What a core is told.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// Accept no more, finish what there is.
+    Drain,
+    /// The upstream's name has been looked up.
+    Resolved(Resolved),
+}
+
+/// What looking a name up came to.
+#[derive(Clone, Debug)]
+pub enum Resolved {
+    /// At least one address, in the resolver's order.
+    Addresses(Arc<[SocketAddr]>),
+    /// The name does not exist.
+    NoSuchName(Arc<str>),
+    /// The resolver failed; another time it may not.
+    Failed(Arc<str>),
+}
+
+/// The sending end. A byte through a socket wakes the core, the notice itself waits in a queue.
+pub struct Sender {
+    queue: mpsc::Sender<Notice>,
+    wake: StdUnixStream,
+}
+
+/// The receiving end, to be opened on its core.
+pub struct Receiver {
+    queue: mpsc::Receiver<Notice>,
+    wake: StdUnixStream,
+}
+
+/// The receiving end on its core.
+pub struct Mailbox {
+    queue: mpsc::Receiver<Notice>,
+    wake: UnixStream,
+}
+
+/// A mailbox for one core.
+pub fn mailbox() -> io::Result<(Sender, Receiver)> {
+    let (sender, receiver) = mpsc::channel();
+    let (wake, woken) = StdUnixStream::pair()?;
+    wake.set_nonblocking(true)?;
+    woken.set_nonblocking(true)?;
+    let sender = Sender {
+        queue: sender,
+        wake,
+    };
+    Ok((
+        sender,
+        Receiver {
+            queue: receiver,
+            wake: woken,
+        },
+    ))
+}
+
+impl Sender {
+    /// Leaves a notice. A core that has ended does not hear it.
+    pub fn send(&self, notice: Notice) {
+        if self.queue.send(notice).is_ok() {
+            // A full socket means that the core has been woken often enough.
+            let _ = (&self.wake).write(&[1]);
+        }
+    }
+}
+
+impl Receiver {
+    /// Opens the mailbox on the core that will read it.
+    pub fn open(self) -> io::Result<Mailbox> {
+        Ok(Mailbox {
+            queue: self.queue,
+            wake: UnixStream::from_std(self.wake)?,
+        })
+    }
+}
+
+impl Mailbox {
+    /// The next notice; `None` when the sender is gone.
+    pub async fn next(&mut self) -> Option<Notice> {
+        loop {
+            if let Ok(notice) = self.queue.try_recv() {
+                return Some(notice);
+            }
+            let (read, _) = self.wake.read(vec![0; 64]).await;
+            if !matches!(read, Ok(1..)) {
+                return self.queue.try_recv().ok();
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The machine: sockets, TLS, names, buffers, deadlines. monoio and rustls are named here and in
+//! `worker` only.
+//!
+//! Everything belongs to one core. What is awaited here may be dropped at any time unless its
+//! documentation says otherwise; after a dropped write the connection is good for closing only.
+pub mod buffer;
+pub mod catch;
+pub mod deadline;
+pub mod drain;
+pub mod driver;
+pub mod listener;
+pub mod mailbox;
+pub mod resolver;
+pub mod splice;
+pub mod stream;
+pub mod tcp;
+pub mod tls;
+
+pub use monoio::io::{CancelHandle, Canceller};
+pub use monoio::task::JoinHandle;
+pub use monoio::time::{Instant, sleep};
+pub use monoio::{select, spawn};

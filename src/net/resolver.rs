@@ -1,0 +1,130 @@
+//! The upstream's addresses, looked up by a thread of its own: getaddrinfo(3) blocks, a core must not.
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc;
+use std::task::{Poll, Waker};
+use std::thread;
+use std::time::Duration;
+
+use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType};
+
+use crate::net::mailbox::{Notice, Resolved, Sender};
+
+/// How old addresses may get.
+const REFRESH: Duration = Duration::from_secs(30);
+/// Most addresses of a name that are tried.
+const ADDRESSES_MAX: usize = 16;
+
+/// Asks for the name to be looked up again, soon. One for each core.
+pub type Refresh = mpsc::Sender<()>;
+
+/// Starts the thread that looks `host` up, at once, every 30 seconds and when it is asked to, and
+/// tells each of `cores`. An address needs no thread and is told once.
+pub fn start(host: &str, port: u16, cores: Vec<Sender>) -> std::io::Result<Refresh> {
+    let (refresh, asked) = mpsc::channel();
+    let host = host.to_owned();
+    let tell = move |resolved: Resolved| {
+        for core in &cores {
+            core.send(Notice::Resolved(resolved.clone()));
+        }
+    };
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        tell(Resolved::Addresses([SocketAddr::new(ip, port)].into()));
+        return Ok(refresh);
+    }
+    thread::Builder::new().name("resolver".to_owned()).spawn(move || {
+        loop {
+            tell(look_up(&host, port));
+            if asked.recv_timeout(REFRESH) == Err(mpsc::RecvTimeoutError::Disconnected) {
+                return;
+            }
+            while asked.try_recv().is_ok() {} // one look-up answers all who asked
+        }
+    })?;
+    Ok(refresh)
+}
+
+fn look_up(host: &str, port: u16) -> Resolved {
+    let hints = AddrInfoHints {
+        socktype: SockType::Stream.into(),
+        ..AddrInfoHints::default()
+    };
+    let failed = |reason: String| Resolved::Failed(reason.into());
+    match dns_lookup::getaddrinfo(Some(host), None, Some(hints)) {
+        Ok(found) => {
+            let addresses = found.flatten().map(|info| SocketAddr::new(info.sockaddr.ip(), port));
+            let addresses: Vec<_> = addresses.take(ADDRESSES_MAX).collect();
+            match addresses.is_empty() {
+                true => failed(format!("{host} has no address")),
+                false => Resolved::Addresses(addresses.into()),
+            }
+        }
+        Err(error) => match error.kind() {
+            LookupErrorKind::NoName | LookupErrorKind::NoData => {
+                Resolved::NoSuchName(format!("the name {host} does not exist").into())
+            }
+            _ => failed(format!("{host}: {}", std::io::Error::from(error))),
+        },
+    }
+}
+
+/// What a core knows of the upstream's addresses.
+pub struct Addresses {
+    latest: RefCell<Option<Resolved>>,
+    looked_up: Cell<u64>,
+    waiting: RefCell<Vec<Waker>>,
+    refresh: Refresh,
+}
+
+impl Addresses {
+    /// Nothing known yet.
+    pub fn new(refresh: Refresh) -> Self {
+        Self {
+            latest: RefCell::new(None),
+            looked_up: Cell::new(0),
+            waiting: RefCell::new(Vec::new()),
+            refresh,
+        }
+    }
+
+    /// Takes a look-up's outcome. Addresses once known are kept when a later look-up fails.
+    pub fn update(&self, resolved: Resolved) {
+        let known = matches!(*self.latest.borrow(), Some(Resolved::Addresses(_)));
+        if !known || matches!(resolved, Resolved::Addresses(_)) {
+            self.latest.replace(Some(resolved));
+        }
+        self.looked_up.set(self.looked_up.get() + 1);
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
+
+    /// Asks for another look-up, for when connecting has failed.
+    pub fn refresh(&self) {
+        let _ = self.refresh.send(()); // an address has nobody to ask
+    }
+
+    /// What is known now.
+    pub fn known(&self) -> Option<Resolved> {
+        self.latest.borrow().clone()
+    }
+
+    /// The addresses, or why there are none. Waits for a look-up where none is known; give it a
+    /// deadline.
+    pub async fn get(&self) -> Resolved {
+        match &*self.latest.borrow() {
+            Some(known @ Resolved::Addresses(_)) => return known.clone(),
+            Some(_) => self.refresh(),
+            None => (), // the first look-up is under way
+        }
+        let before = self.looked_up.get();
+        std::future::poll_fn(|cx| match &*self.latest.borrow() {
+            Some(resolved) if self.looked_up.get() > before => Poll::Ready(resolved.clone()),
+            _ => {
+                self.waiting.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}

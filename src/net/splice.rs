@@ -1,0 +1,114 @@
+//! splice(2) through a small pool of pipes: bytes go from socket to socket inside the kernel.
+//!
+//! Called directly on non-blocking sockets, with readiness from the runtime: on io_uring each splice
+//! operation would occupy a kernel worker thread.
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
+
+use crate::net::tcp::Tcp;
+
+/// Bytes a pipe is asked to hold. An unprivileged user has 64 MiB in all
+/// (pipe-user-pages-soft); where that is used up, a pipe stays smaller.
+const PIPE_BYTES: usize = 256 << 10;
+/// Pipes kept by a core when nobody uses them.
+const PIPES_KEPT_MAX: usize = 16;
+
+thread_local! {
+    static KEPT: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Ends {
+    read: OwnedFd,
+    write: OwnedFd,
+    bytes: usize,
+}
+
+/// A pipe between two sockets.
+pub struct Pipe {
+    ends: Option<Ends>,
+    held: usize,
+}
+
+impl Pipe {
+    /// A pipe with nothing in it.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn take() -> io::Result<Self> {
+        let kept = KEPT.with_borrow_mut(Vec::pop);
+        let ends = match kept {
+            Some(ends) => ends,
+            None => {
+                let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+                // A refusal leaves the pipe as it is.
+                let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
+                let bytes = fcntl_getpipe_size(&write)?;
+                Ends { read, write, bytes }
+            }
+        };
+        Ok(Self {
+            ends: Some(ends),
+            held: 0,
+        })
+    }
+
+    /// Bytes in the pipe.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Moves at most `bytes_max` bytes from `from` into the empty pipe. `None`: nothing is there yet;
+    /// `Some(0)`: the peer has closed its side.
+    pub fn fill(&mut self, from: &Tcp, bytes_max: u64) -> io::Result<Option<usize>> {
+        let Some(ends) = &self.ends else {
+            return Ok(None);
+        };
+        debug_assert_eq!(self.held, 0, "with bytes in the pipe EAGAIN could mean that it is full");
+        let bytes = usize::try_from(bytes_max).map_or(ends.bytes, |max| max.min(ends.bytes));
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        match splice(from, None, &ends.write, None, bytes, flags) {
+            Ok(count) => {
+                self.held = count;
+                Ok(Some(count))
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Moves bytes from the pipe to `to`: how many, or `None` where there is no room.
+    pub fn drain(&mut self, to: &Tcp) -> io::Result<Option<usize>> {
+        let Some(ends) = &self.ends else {
+            return Ok(None);
+        };
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+        match splice(&ends.read, None, to, None, self.held, flags) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                self.held -= count;
+                Ok(Some(count))
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for Pipe {
+    /// An empty pipe is kept for the next one; bytes in it would be another client's.
+    fn drop(&mut self) {
+        let Some(ends) = self.ends.take().filter(|_| self.held == 0) else {
+            return;
+        };
+        let _ = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.len() < PIPES_KEPT_MAX {
+                kept.push(ends);
+            }
+        });
+    }
+}

@@ -1,0 +1,77 @@
+//! A connection to the upstream: plain or TLS.
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use monoio::io::CancelHandle;
+
+use crate::net::buffer::Buffer;
+use crate::net::tcp::Tcp;
+use crate::net::tls::Tls;
+
+/// Either kind, with the operations that both have. See [`Tcp`] for what they promise.
+pub enum Stream {
+    /// `http://`
+    Plain(Tcp),
+    /// `https://`
+    Tls(Box<Tls>),
+}
+
+impl Stream {
+    /// Waits until a read may find something.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.readable().await,
+            Self::Tls(tls) => tls.readable().await,
+        }
+    }
+
+    /// Reads what is there. `Some(0)`: the end, and over TLS a vouched one; a TLS stream that is cut
+    /// fails with `UnexpectedEof`.
+    pub fn try_read(&self, into: &mut Buffer) -> io::Result<Option<usize>> {
+        match self {
+            Self::Plain(tcp) => tcp.try_read(into),
+            Self::Tls(tls) => tls.try_read(into),
+        }
+    }
+
+    /// Reads at least one byte; to be cancelled and awaited, not dropped, where its bytes matter.
+    pub async fn read(&self, into: &mut Buffer, cancel: CancelHandle) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.read(into, cancel).await,
+            Self::Tls(tls) => tls.read(into, cancel).await,
+        }
+    }
+
+    /// Writes all of `block`; `TimedOut` where `stall` passes without progress.
+    pub async fn write(&self, block: Bytes, stall: Duration) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.write(block, stall).await,
+            Self::Tls(tls) => tls.write(&block, stall).await,
+        }
+    }
+
+    /// Whether nothing has arrived that would spoil the next exchange.
+    pub fn is_quiet(&self) -> bool {
+        match self {
+            Self::Plain(tcp) => tcp.is_quiet(),
+            Self::Tls(tls) => tls.is_quiet(),
+        }
+    }
+
+    /// Ends the connection now, also under an operation that still holds it.
+    pub fn close(&self) {
+        match self {
+            Self::Plain(tcp) => tcp.close_both(),
+            Self::Tls(tls) => tls.close(),
+        }
+    }
+
+    /// The socket, where its bytes are the stream's bytes.
+    pub fn as_plain(&self) -> Option<&Tcp> {
+        match self {
+            Self::Plain(tcp) => Some(tcp),
+            Self::Tls(_) => None,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! A TCP connection that may be read, written and watched at the same time.
+use std::cell::{Cell, UnsafeCell};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use bytes::Bytes;
+use monoio::buf::{IoBuf, IoBufMut};
+use monoio::io::{AsyncWriteRent, CancelHandle, CancelableAsyncReadRent};
+use monoio::net::TcpStream;
+use monoio::time::timeout;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::net::{RecvFlags, Shutdown, sockopt};
+
+use crate::net::buffer::Buffer;
+
+/// Silence after which a peer is asked whether it is still there, and how it may fail to say so:
+/// dead peers and forgotten NAT entries show after 60 seconds.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// A connected socket of this core.
+pub struct Tcp {
+    stream: UnsafeCell<TcpStream>,
+    nonblocking: Cell<bool>,
+}
+
+impl Tcp {
+    /// Connects to `addr`. Small writes leave at once; dead peers are found by keep-alive probes,
+    /// and after `user_timeout` without an acknowledgement.
+    ///
+    /// Dropping the future gives up and closes the socket.
+    pub async fn connect(addr: SocketAddr, user_timeout: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_addr(addr).await?;
+        let tcp = Self::new(stream);
+        set_options(tcp.as_fd(), Some(user_timeout))?;
+        Ok(tcp)
+    }
+
+    /// Takes over an accepted socket, which must be non-blocking. Its options come from the listener.
+    pub fn accepted(socket: OwnedFd) -> io::Result<Self> {
+        #[allow(clippy::disallowed_types, reason = "only carries the descriptor over")]
+        let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
+        let tcp = Self::new(stream);
+        tcp.nonblocking.set(true);
+        Ok(tcp)
+    }
+
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            stream: UnsafeCell::new(stream),
+            nonblocking: Cell::new(false),
+        }
+    }
+
+    /// Waits until there are bytes to read, the peer has closed its side, or the connection is
+    /// broken. One task at a time: on epoll a second one takes the first one's wake-up.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.stream().readable(false).await
+    }
+
+    /// Waits until there is room to write.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.stream().writable(false).await
+    }
+
+    /// Reads what is there into the spare room of `into`, which must not be nothing. `None`: nothing
+    /// is there yet; `Some(0)`: the peer has closed its side.
+    pub fn try_read(&self, into: &mut Buffer) -> io::Result<Option<usize>> {
+        debug_assert!(into.spare() > 0, "a read into no room looks like the end");
+        let spare = rustix::buffer::spare_capacity(into.as_vec());
+        match rustix::net::recv(self.as_fd(), spare, RecvFlags::DONTWAIT) {
+            Ok((count, _)) => Ok(Some(count)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads into the spare room of `into` in one operation that `cancel` can stop. Not to be
+    /// dropped where its bytes matter: cancel it and await it. It then yields the bytes that came
+    /// after all, or [`is_cancelled`] says that none did.
+    pub async fn read(&self, into: &mut Buffer, cancel: CancelHandle) -> io::Result<usize> {
+        let (bytes, start) = into.take();
+        let filled = bytes.len();
+        let slice = bytes.slice_mut(filled..);
+        let (read, slice) = self.stream_mut().cancelable_read(slice, cancel).await;
+        into.restore(slice.into_inner(), start);
+        read
+    }
+
+    /// Writes all of `block`. Fails with `TimedOut` where `stall` passes without any byte taken.
+    pub async fn write(&self, block: Bytes, stall: Duration) -> io::Result<()> {
+        self.write_owned(block, 0, stall).await.map(drop)
+    }
+
+    /// Writes all bytes held by `buffer` and leaves it empty, its memory still its own.
+    pub async fn write_buffer(&self, buffer: &mut Buffer, stall: Duration) -> io::Result<()> {
+        let (bytes, start) = buffer.take();
+        let mut bytes = self.write_owned(bytes, start, stall).await?;
+        bytes.clear();
+        buffer.restore(bytes, 0);
+        Ok(())
+    }
+
+    async fn write_owned<B: IoBuf>(&self, mut buf: B, start: usize, stall: Duration) -> io::Result<B> {
+        let (mut sent, length) = (start, buf.bytes_init());
+        while sent < length {
+            let write = self.stream_mut().write(buf.slice(sent..length));
+            let (written, slice) = timeout(stall, write).await.map_err(|_| io::ErrorKind::TimedOut)?;
+            buf = slice.into_inner();
+            match written? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => sent += count,
+            }
+        }
+        Ok(buf)
+    }
+
+    /// Whether the peer has closed its side or the connection is broken, bytes still unread or not.
+    pub fn has_hung_up(&self) -> bool {
+        self.polls(PollFlags::RDHUP).intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+    }
+
+    /// Whether nothing has arrived: no byte, no end, no error.
+    pub fn is_quiet(&self) -> bool {
+        self.polls(PollFlags::IN | PollFlags::RDHUP).is_empty()
+    }
+
+    fn polls(&self, events: PollFlags) -> PollFlags {
+        let mut fds = [PollFd::new(self, events)];
+        match poll(&mut fds, Some(&Timespec::default())) {
+            Ok(_) => fds[0].revents(),
+            Err(_) => PollFlags::ERR,
+        }
+    }
+
+    /// Sends FIN: the peer sees the end, and may go on sending.
+    pub fn close_write(&self) {
+        // Fails only where the connection is gone already.
+        let _ = rustix::net::shutdown(self, Shutdown::Write);
+    }
+
+    /// Ends both directions now, also under an operation that still holds the socket.
+    pub fn close_both(&self) {
+        let _ = rustix::net::shutdown(self, Shutdown::Both);
+    }
+
+    /// Makes closing send RST instead of FIN.
+    pub fn reset_on_close(&self) {
+        let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO));
+    }
+
+    /// Makes splice(2) on this socket return instead of waiting; tcp(7) sockets heed only O_NONBLOCK.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        if !self.nonblocking.replace(true) {
+            fcntl_setfl(self, fcntl_getfl(self)? | OFlags::NONBLOCK)?;
+        }
+        Ok(())
+    }
+
+    fn stream(&self) -> &TcpStream {
+        self.stream_mut()
+    }
+
+    #[allow(unsafe_code, reason = "monoio asks for `&mut` to read and write; see SAFETY")]
+    #[allow(clippy::mut_from_ref, reason = "the same")]
+    fn stream_mut(&self) -> &mut TcpStream {
+        // SAFETY: `Tcp` is not `Sync`, so all calls come from one thread. monoio's read, write and
+        // poll only clone the stream's descriptor handle before they suspend and never change the
+        // stream: monoio states the same by `unsafe impl Split for TcpStream`.
+        unsafe { &mut *self.stream.get() }
+    }
+}
+
+impl AsFd for Tcp {
+    #[allow(unsafe_code, reason = "monoio's stream implements AsRawFd only")]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as the stream, which `self` owns.
+        unsafe { BorrowedFd::borrow_raw(self.stream().as_raw_fd()) }
+    }
+}
+
+/// Whether a read ended because it was cancelled, without having taken a byte.
+pub fn is_cancelled(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::CANCELED.raw_os_error())
+}
+
+/// Options of a connection; set on a listener, its connections inherit them.
+pub fn set_options(socket: impl AsFd, user_timeout: Option<Duration>) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    if let Some(limit) = user_timeout {
+        let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+        sockopt::set_tcp_user_timeout(&socket, millis)?;
+    }
+    Ok(())
+}

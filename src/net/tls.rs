@@ -1,0 +1,297 @@
+//! TLS over a [`Tcp`]: the session of rustls driven by hand.
+//!
+//! monoio-rustls is not used here: a read that timed out makes its next one panic, and its fixed
+//! 16 KiB buffers cost twice the CPU. Ciphertext is read into a pooled buffer that is held only while
+//! there are bytes in it.
+use std::cell::{Cell, RefCell};
+use std::io::{self, BufRead, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use monoio::io::CancelHandle;
+use rustls::client::Resumption;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+use crate::net::buffer::Buffer;
+use crate::net::tcp::Tcp;
+
+/// Plaintext encrypted at once: three records, whose ciphertext fits a large buffer.
+const WRITE_BYTES_MAX: usize = 48 << 10;
+/// Sessions remembered for resumption, of all cores together.
+const SESSIONS_MAX: usize = 256;
+
+/// What every session starts from; shared by all cores, so that each may resume another's session.
+#[derive(Clone)]
+pub struct TlsSettings {
+    config: Arc<ClientConfig>,
+    /// What the certificate has to bear: a DNS name or an IP address.
+    name: ServerName<'static>,
+}
+
+impl TlsSettings {
+    /// Trusts the built-in roots and those of `ca_file`, a PEM file.
+    ///
+    /// # Errors
+    /// One line that names what is at fault.
+    pub fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, String> {
+        let no_name = |_| format!("{host} is no DNS name or IP address");
+        Ok(Self {
+            config: client_config(ca_file)?,
+            name: ServerName::try_from(host.to_owned()).map_err(no_name)?,
+        })
+    }
+}
+
+fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+    let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    if let Some(path) = ca_file {
+        let name = path.display();
+        let unreadable = |error| format!("{name}: {error}");
+        let pem = CertificateDer::pem_file_iter(path).map_err(unreadable)?;
+        let certificates = pem.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+        let (added, ignored) = roots.add_parsable_certificates(certificates);
+        if added == 0 || ignored > 0 {
+            return Err(format!(
+                "{name}: {added} usable certificates, {ignored} unusable"
+            ));
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+    Ok(Arc::new(config))
+}
+
+/// A TLS session on a connection of its own. May be read and written at the same time.
+pub struct Tls {
+    tcp: Tcp,
+    session: RefCell<ClientConnection>,
+    /// Received and not yet given to the session.
+    ciphertext: RefCell<Buffer>,
+    /// What the session failed with; told after the plaintext that came before it.
+    error: RefCell<Option<rustls::Error>>,
+    /// The last read stopped for want of room: the session may hold more, whatever the socket says.
+    more: Cell<bool>,
+    flushing: Cell<bool>,
+}
+
+impl Tls {
+    /// Shakes hands on `tcp`. Dropping the future gives the connection up.
+    ///
+    /// # Errors
+    /// `InvalidData` holding a [`rustls::Error`] where the peer's certificate or messages are at
+    /// fault, otherwise what the socket said.
+    pub async fn handshake(
+        tcp: Tcp,
+        settings: &TlsSettings,
+        stall: Duration,
+    ) -> io::Result<Self> {
+        let (config, name) = (settings.config.clone(), settings.name.clone());
+        let session = ClientConnection::new(config, name).map_err(invalid)?;
+        let tls = Self {
+            tcp,
+            session: RefCell::new(session),
+            ciphertext: RefCell::new(Buffer::empty()),
+            error: RefCell::new(None),
+            more: Cell::new(false),
+            flushing: Cell::new(false),
+        };
+        while tls.session.borrow().is_handshaking() {
+            tls.flush(stall).await?;
+            tls.tcp.readable().await?;
+            let mut received = Buffer::small();
+            match tls.tcp.try_read(&mut received)? {
+                None => continue,
+                Some(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Some(_) => tls.ciphertext.replace(received),
+            };
+            while tls.feed()? {}
+            if let Some(error) = tls.error.take() {
+                let _ = tls.flush(stall).await; // the alert that says why
+                return Err(invalid(error));
+            }
+        }
+        tls.flush(stall).await?;
+        Ok(tls)
+    }
+
+    /// The connection below.
+    pub fn tcp(&self) -> &Tcp {
+        &self.tcp
+    }
+
+    /// Waits until a read may find something. It may also find nothing: a record that carries no
+    /// data, or only a part of one.
+    pub async fn readable(&self) -> io::Result<()> {
+        if self.more.get() || !self.ciphertext.borrow().is_empty() {
+            return Ok(());
+        }
+        self.tcp.readable().await
+    }
+
+    /// Reads what is there, as [`Tcp::try_read`]. `Some(0)` only after close_notify; a bare FIN is
+    /// `UnexpectedEof`.
+    pub fn try_read(&self, into: &mut Buffer) -> io::Result<Option<usize>> {
+        loop {
+            if let Some(count) = self.decrypt(into)? {
+                return Ok(Some(count));
+            }
+            let mut received = Buffer::large();
+            match self.tcp.try_read(&mut received)? {
+                None => return Ok(None),
+                Some(count) => self.received(received, count)?,
+            }
+        }
+    }
+
+    /// Reads at least one plaintext byte, as [`Tcp::read`]: to be cancelled and awaited.
+    pub async fn read(&self, into: &mut Buffer, cancel: CancelHandle) -> io::Result<usize> {
+        loop {
+            if let Some(count) = self.decrypt(into)? {
+                return Ok(count);
+            }
+            let mut received = Buffer::small();
+            let count = self.tcp.read(&mut received, cancel.clone()).await?;
+            self.received(received, count)?;
+        }
+    }
+
+    /// Writes all of `block`, as [`Tcp::write`].
+    pub async fn write(&self, block: &[u8], stall: Duration) -> io::Result<()> {
+        let mut rest = block;
+        while !rest.is_empty() {
+            let piece = &rest[..rest.len().min(WRITE_BYTES_MAX)];
+            let taken = self.session.borrow_mut().writer().write(piece)?;
+            rest = &rest[taken..];
+            self.flush(stall).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the connection can take another request: records that carry no data, such as session
+    /// tickets, are fine, anything else is not.
+    pub fn is_quiet(&self) -> bool {
+        if self.tcp.is_quiet() && !self.more.get() {
+            return true;
+        }
+        matches!(self.try_read(&mut Buffer::small()), Ok(None))
+    }
+
+    /// Says close_notify, if it can be said at once, and ends both directions.
+    pub fn close(&self) {
+        let mut session = self.session.borrow_mut();
+        session.send_close_notify();
+        let mut alert = Vec::new();
+        if !self.flushing.get() && session.write_tls(&mut alert).is_ok() {
+            let _ = rustix::net::send(&self.tcp, &alert, rustix::net::SendFlags::DONTWAIT);
+        }
+        self.tcp.close_both();
+    }
+
+    /// Moves plaintext into `into`, feeding the session as long as there is ciphertext. `None`: more
+    /// ciphertext is needed.
+    fn decrypt(&self, into: &mut Buffer) -> io::Result<Option<usize>> {
+        let mut count = 0;
+        loop {
+            let mut session = self.session.borrow_mut();
+            let mut reader = session.reader();
+            match reader.fill_buf() {
+                Ok([]) if count == 0 => return Ok(Some(0)),
+                Err(error) if count == 0 && error.kind() != io::ErrorKind::WouldBlock => {
+                    return Err(error);
+                }
+                Ok(plaintext) if !plaintext.is_empty() => {
+                    let room = plaintext.len().min(into.spare());
+                    into.as_vec().extend_from_slice(&plaintext[..room]);
+                    reader.consume(room);
+                    count += room;
+                    if into.spare() == 0 {
+                        self.more.set(true);
+                        return Ok(Some(count));
+                    }
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                // An end or an error behind data: told at the next read.
+                _ => {
+                    self.more.set(true);
+                    return Ok(Some(count));
+                }
+            }
+            drop(session);
+            if self.error.borrow().is_some() {
+                self.more.set(true);
+                return match self.error.take() {
+                    Some(error) if count == 0 => Err(invalid(error)),
+                    error => {
+                        self.error.replace(error);
+                        Ok(Some(count))
+                    }
+                };
+            }
+            if !self.feed()? {
+                self.more.set(false);
+                return Ok((count > 0).then_some(count));
+            }
+        }
+    }
+
+    /// Gives the session some ciphertext; `false` where there is none.
+    fn feed(&self) -> io::Result<bool> {
+        let mut ciphertext = self.ciphertext.borrow_mut();
+        if ciphertext.is_empty() {
+            *ciphertext = Buffer::empty();
+            return Ok(false);
+        }
+        let mut session = self.session.borrow_mut();
+        let taken = session.read_tls(&mut &ciphertext[..])?;
+        ciphertext.consume(taken);
+        if let Err(error) = session.process_new_packets() {
+            self.error.replace(Some(error));
+            ciphertext.clear();
+        }
+        Ok(true)
+    }
+
+    fn received(&self, ciphertext: Buffer, count: usize) -> io::Result<()> {
+        if count > 0 {
+            self.ciphertext.replace(ciphertext);
+            return Ok(());
+        }
+        // FIN: the session tells a clean end from a cut.
+        self.session.borrow_mut().read_tls(&mut io::empty()).map(drop)
+    }
+
+    /// Sends what the session has to say. One task at a time does it for all: records must not
+    /// interleave.
+    async fn flush(&self, stall: Duration) -> io::Result<()> {
+        if self.flushing.replace(true) {
+            return Ok(());
+        }
+        let mut outgoing = Buffer::large();
+        let mut result = Ok(());
+        while result.is_ok() && self.session.borrow().wants_write() {
+            self.session.borrow_mut().write_tls(outgoing.as_vec())?;
+            result = self.tcp.write_buffer(&mut outgoing, stall).await;
+        }
+        self.flushing.set(false);
+        result
+    }
+}
+
+fn invalid(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Whether `error` says that the peer's certificate is not to be trusted: asking again is no use.
+pub fn is_certificate_error(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
+}

@@ -1,0 +1,256 @@
+//! One attempt: send a buffered request, wait for the first response byte. The upstream commit.
+//!
+//! ```text
+//!   Replayable --attempt--> Err(Failed)    -- into_request --> Replayable   (may try again)
+//!              \----------> Ok(Committed)  -- its response     --> relay    (no way back)
+//! ```
+//!
+//! A request that drew a response byte cannot be sent again:
+//!
+//! ```compile_fail,E0382
+//! # use codex_reset_proxy::upstream::{attempt::Limits, connection::Upstream, request::Replayable};
+//! # async fn f(request: Replayable, upstream: &Upstream, limits: Limits) {
+//! if let Ok(committed) = request.attempt(upstream, false, limits).await {
+//!     let _ = request.attempt(upstream, true, limits).await; // error: use of moved value
+//! }
+//! # }
+//! ```
+//!
+//! Nothing outside this module can make a `Failed`, and so get a request back out of an answer:
+//!
+//! ```compile_fail,E0451
+//! # use codex_reset_proxy::upstream::{attempt::Failed, failure::Failure, request::Replayable};
+//! # fn f(request: Replayable) {
+//! let _ = Failed { failure: Failure::Closed, request, sent: false, stale: false }; // error: private
+//! # }
+//! ```
+use std::cell::Cell;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::net::buffer::Buffer;
+use crate::net::deadline::Deadline;
+use crate::net::stream::Stream;
+use crate::net::tcp::is_cancelled;
+use crate::net::{Canceller, JoinHandle, select, spawn};
+use crate::upstream::connection::{Connection, Upstream};
+use crate::upstream::failure::Failure;
+use crate::upstream::request::Replayable;
+
+/// After a request could not be sent whole: how long its answer, an early 413 perhaps, may still be
+/// on its way. It is usually there already, ahead of the reset that ended the sending.
+const ANSWER_GRACE: Duration = Duration::from_secs(1);
+
+/// The limits of one attempt's phases on an established connection.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// Sending, without progress.
+    pub write: Duration,
+    /// From the last byte handed over to the end of the response head; `None` = no limit.
+    pub header: Option<Duration>,
+    /// The setting that governs it, for messages.
+    pub header_setting: &'static str,
+}
+
+/// An attempt that drew no response byte, and the request it did not use up.
+pub struct Failed {
+    failure: Failure,
+    request: Replayable,
+    sent: bool,
+    stale: bool,
+}
+
+impl Failed {
+    /// Why.
+    pub fn failure(&self) -> &Failure {
+        &self.failure
+    }
+
+    /// Whether the request, or a part of it, was handed to a connection.
+    pub fn was_sent(&self) -> bool {
+        self.sent
+    }
+
+    /// Whether the connection was a reused one that the upstream had closed: not its failure.
+    pub fn was_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// The request, to be attempted again.
+    pub fn into_request(self) -> Replayable {
+        self.request
+    }
+}
+
+/// The upstream has answered with at least one byte. The request is gone; only relaying is left.
+pub struct Committed {
+    /// The connection the answer comes on.
+    pub(super) conn: Connection,
+    /// The answer so far; at least one byte.
+    pub(super) received: Buffer,
+    /// Until when the response head has to be complete.
+    pub(super) deadline: Deadline,
+    /// The limit behind `deadline` and its setting.
+    pub(super) limits: Limits,
+    /// What has become of the request.
+    pub(super) sending: Sending,
+}
+
+/// What has become of a request that is being sent. It may be answered before it is all sent, and
+/// goes on being sent then.
+pub enum Sending {
+    /// All handed over.
+    Done,
+    /// Given up: the connection cannot be used again.
+    Broken,
+    /// A task of its own is at it, and sets this when done.
+    Running(Rc<Cell<bool>>),
+}
+
+impl Sending {
+    /// Whether the whole request is with the kernel.
+    pub fn is_done(&self) -> bool {
+        match self {
+            Self::Done => true,
+            Self::Broken => false,
+            Self::Running(done) => done.get(),
+        }
+    }
+}
+
+impl Replayable {
+    /// Sends the request once and waits until the upstream answers with at least one byte; `fresh`
+    /// on a brand-new connection.
+    ///
+    /// Dropping the future closes the connection: the request counts as sent and is gone.
+    pub async fn attempt(self, upstream: &Upstream, fresh: bool, limits: Limits) -> Result<Committed, Failed> {
+        let conn = match upstream.connection(fresh).await {
+            Ok(conn) => conn,
+            Err(failure) => return Err(self.failed(failure, false, false)),
+        };
+        let addr = conn.addr;
+        let sent = self.send(conn, limits).await;
+        if let Err(failed) = &sent
+            && !failed.stale
+        {
+            let silent = matches!(failed.failure, Failure::HeaderTimeout(..));
+            upstream.avoid(addr, silent);
+        }
+        sent
+    }
+
+    /// Reading starts together with sending: an upstream may answer before it has read the whole
+    /// request, and that answer commits. Whether a byte came is said by the read alone, after it has
+    /// been cancelled and awaited: never by a timer, never by a failed write.
+    async fn send(self, conn: Connection, limits: Limits) -> Result<Committed, Failed> {
+        let stream = conn.stream.clone();
+        let mut received = Buffer::small();
+        let mut deadline = Deadline::NEVER;
+        let task = (self.wire.len() > 1).then(|| Task::start(&self.wire, &stream, limits.write));
+        let done = task.as_ref().map(|task| task.done.clone());
+        let (mut read, sending) = {
+            let canceller = Canceller::new();
+            let mut read = pin!(stream.read(&mut received, canceller.handle()));
+            let mut write = pin!(async {
+                match task {
+                    Some(task) => task.handle.await,
+                    None => stream.write(self.wire[0].clone(), limits.write).await,
+                }
+            });
+            let mut written = None;
+            let mut expiry = pin!(deadline.passed());
+            let read = loop {
+                select! {
+                    // In this order: a byte that is here beats a failed write and a passed deadline.
+                    biased;
+                    result = &mut read => break result,
+                    result = &mut write, if written.is_none() => {
+                        deadline = Deadline::after_if(match &result {
+                            Ok(()) => limits.header,
+                            Err(_) => Some(ANSWER_GRACE),
+                        });
+                        expiry.set(deadline.passed());
+                        written = Some(result);
+                    }
+                    () = &mut expiry => {
+                        canceller.cancel();
+                        break read.await;
+                    }
+                }
+            };
+            let sending = match (written, done) {
+                (Some(result), _) => result.map(|()| Sending::Done),
+                (None, Some(done)) => Ok(Sending::Running(done)),
+                (None, None) => write.await.map(|()| Sending::Done), // one block: at once, or stalled
+            };
+            (read, sending)
+        };
+        if read.as_ref().is_err_and(is_cancelled) {
+            // The cancelled read took nothing, yet the kernel may hold what came meanwhile.
+            read = match stream.try_read(&mut received) {
+                Ok(None) => read,
+                found => found.map(|count| count.unwrap_or(0)),
+            };
+        }
+        if let Ok(1..) = read {
+            if matches!(deadline.left(), None) {
+                deadline = Deadline::after_if(limits.header); // answered before it was all sent
+            }
+            let sending = sending.unwrap_or(Sending::Broken);
+            return Ok(Committed { conn, received, deadline, limits, sending });
+        }
+        let failure = failure(read, sending.err(), limits);
+        let stale = conn.reused && failure.is_stale();
+        conn.close();
+        Err(self.failed(failure, true, stale))
+    }
+
+    fn failed(self, failure: Failure, sent: bool, stale: bool) -> Failed {
+        Failed {
+            failure,
+            request: self,
+            sent,
+            stale,
+        }
+    }
+}
+
+/// Why there is no answer: what stopped the sending comes before what it led to.
+fn failure(read: io::Result<usize>, write_error: Option<io::Error>, limits: Limits) -> Failure {
+    match (write_error, read) {
+        (Some(error), _) if error.kind() == io::ErrorKind::TimedOut => Failure::WriteTimeout(limits.write),
+        (Some(error), _) => Failure::Write(error),
+        (None, Ok(_)) => Failure::Closed,
+        (None, Err(error)) if is_cancelled(&error) => {
+            Failure::HeaderTimeout(limits.header.unwrap_or_default(), limits.header_setting)
+        }
+        (None, Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Failure::Closed,
+        (None, Err(error)) => Failure::Read(error),
+    }
+}
+
+/// A request of several blocks is sent by a task of its own: it goes on when the answer begins
+/// before it is all sent. Closing the connection ends it.
+struct Task {
+    handle: JoinHandle<io::Result<()>>,
+    done: Rc<Cell<bool>>,
+}
+
+impl Task {
+    fn start(wire: &Rc<[Bytes]>, stream: &Rc<Stream>, stall: Duration) -> Self {
+        let done = Rc::new(Cell::new(false));
+        let (wire, stream, all_sent) = (wire.clone(), stream.clone(), done.clone());
+        let handle = spawn(async move {
+            for block in wire.iter() {
+                stream.write(block.clone(), stall).await?;
+            }
+            all_sent.set(true);
+            Ok(())
+        });
+        Self { handle, done }
+    }
+}

@@ -1,0 +1,105 @@
+//! Why an attempt ended without a response byte.
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use crate::net::tls::is_certificate_error;
+use crate::refusal::Refusal;
+
+/// Each variant is a cause that a person would tell apart.
+#[derive(Debug)]
+pub enum Failure {
+    /// All connections that `UPSTREAM_MAX_CONNECTIONS` allows stayed in use.
+    PoolTimeout(Duration),
+    /// The name does not exist.
+    NoSuchName(String),
+    /// The name could not be looked up.
+    Resolve(String),
+    /// Resolving, connecting and the TLS handshake took too long.
+    ConnectTimeout(Duration),
+    /// Every address refused or failed; the last one's error.
+    Connect(io::Error),
+    /// The TLS handshake failed.
+    Handshake(io::Error),
+    /// No byte of the request was taken for this long.
+    WriteTimeout(Duration),
+    /// The request could not be sent.
+    Write(io::Error),
+    /// Nothing came back in time: the limit and its setting.
+    HeaderTimeout(Duration, &'static str),
+    /// The connection was closed before a byte came back.
+    Closed,
+    /// The connection broke before a byte came back.
+    Read(io::Error),
+}
+
+impl Failure {
+    /// The phase it happened in, for the log.
+    pub fn phase(&self) -> &'static str {
+        match self {
+            Self::PoolTimeout(_) => "pool",
+            Self::NoSuchName(_) | Self::Resolve(_) => "resolve",
+            Self::ConnectTimeout(_) | Self::Connect(_) => "connect",
+            Self::Handshake(_) => "tls",
+            Self::WriteTimeout(_) | Self::Write(_) => "send",
+            Self::HeaderTimeout(..) | Self::Closed | Self::Read(_) => "header",
+        }
+    }
+
+    /// Whether another attempt may fare better. A certificate that is not trusted and a name that
+    /// does not exist stay so.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NoSuchName(_) => false,
+            Self::Handshake(error) => !is_certificate_error(error),
+            _ => true,
+        }
+    }
+
+    /// Whether this is what a connection looks like that the upstream closed while it was idle.
+    pub fn is_stale(&self) -> bool {
+        matches!(self, Self::Closed | Self::Read(_) | Self::Write(_))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoolTimeout(limit) => {
+                write!(f, "no upstream connection became free within {} s (POOL_TIMEOUT_SECONDS)", limit.as_secs_f64())
+            }
+            Self::NoSuchName(reason) | Self::Resolve(reason) => f.write_str(reason),
+            Self::ConnectTimeout(limit) => {
+                write!(f, "no connection to the upstream within {} s (CONNECT_TIMEOUT_SECONDS)", limit.as_secs_f64())
+            }
+            Self::Connect(error) => write!(f, "could not connect to the upstream: {error}"),
+            Self::Handshake(error) => write!(f, "the TLS handshake with the upstream failed: {error}"),
+            Self::WriteTimeout(limit) => {
+                write!(f, "the upstream took no request bytes for {} s (WRITE_TIMEOUT_SECONDS)", limit.as_secs_f64())
+            }
+            Self::Write(error) => write!(f, "the upstream broke the connection while the request was sent: {error}"),
+            Self::HeaderTimeout(limit, setting) => {
+                write!(f, "no response from the upstream within {} s ({setting})", limit.as_secs_f64())
+            }
+            Self::Closed => f.write_str("the upstream closed the connection without a response"),
+            Self::Read(error) => write!(f, "the upstream broke the connection without a response: {error}"),
+        }
+    }
+}
+
+/// What the client is told after the last of `sends` sendings.
+pub fn refusal(failure: &Failure, sends: u32) -> Refusal {
+    let times = match sends {
+        0 => "nothing was sent".to_owned(),
+        1 => "sent once".to_owned(),
+        sends => format!("sent {sends} times"),
+    };
+    let message = format!("{failure}; {times}");
+    match failure {
+        Failure::HeaderTimeout(..) => Refusal::HeaderTimeout(message),
+        Failure::PoolTimeout(_) | Failure::ConnectTimeout(_) | Failure::WriteTimeout(_) => {
+            Refusal::UpstreamTimeout(message)
+        }
+        _ => Refusal::UpstreamRequest(message),
+    }
+}

@@ -1,0 +1,86 @@
+//! Idle connections of one core: newest first, bounded, watched.
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::net::stream::Stream;
+use crate::net::{Instant, sleep};
+
+/// Idle connections kept by a core.
+const IDLE_MAX: usize = 1024;
+/// How often idle connections are looked at; each is looked at again when it is taken.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A connection between two exchanges.
+pub(super) struct Idle {
+    pub(super) stream: Rc<Stream>,
+    pub(super) addr: SocketAddr,
+    since: Instant,
+}
+
+/// The idle connections.
+pub(super) struct Pool {
+    idle: RefCell<VecDeque<Idle>>,
+    idle_timeout: Duration,
+}
+
+impl Pool {
+    pub(super) fn new(idle_timeout: Duration) -> Self {
+        Self {
+            idle: RefCell::new(VecDeque::new()),
+            idle_timeout,
+        }
+    }
+
+    /// The connection that was used last, if it is still good.
+    pub(super) fn take(&self) -> Option<Idle> {
+        loop {
+            let idle = self.idle.borrow_mut().pop_back()?;
+            if self.is_good(&idle) {
+                return Some(idle);
+            }
+        }
+    }
+
+    /// Keeps a connection after a complete exchange.
+    pub(super) fn put(&self, stream: Rc<Stream>, addr: SocketAddr) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() == IDLE_MAX {
+            idle.pop_front();
+        }
+        idle.push_back(Idle {
+            stream,
+            addr,
+            since: Instant::now(),
+        });
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    /// Closes the connection that was used longest ago.
+    pub(super) fn evict(&self) {
+        self.idle.borrow_mut().pop_front();
+    }
+
+    /// Closes all connections to `addr`.
+    pub(super) fn evict_all(&self, addr: SocketAddr) {
+        self.idle.borrow_mut().retain(|idle| idle.addr != addr);
+    }
+
+    /// Closes what has been idle too long or was closed by the upstream, for ever.
+    pub(super) async fn watch(&self) {
+        loop {
+            sleep(WATCH_INTERVAL).await;
+            self.idle.borrow_mut().retain(|idle| self.is_good(idle));
+        }
+    }
+
+    fn is_good(&self, idle: &Idle) -> bool {
+        idle.since.elapsed() < self.idle_timeout && idle.stream.is_quiet()
+    }
+}

@@ -1,0 +1,130 @@
+//! The head of a response, from the first byte received to the empty line.
+use std::io;
+
+use crate::http1::fields::Connection as ConnectionOptions;
+use crate::http1::framing::{self, Framing};
+use crate::http1::head::{self, ResponseHead, Scan, Version};
+use crate::net::buffer::Buffer;
+use crate::net::Canceller;
+use crate::upstream::attempt::{Committed, Sending};
+use crate::upstream::connection::Connection;
+
+/// Largest response head, in bytes.
+const HEAD_BYTES_MAX: usize = 256 << 10;
+
+/// Why there is no final response head. The request has been answered, so it is not sent again.
+#[derive(Debug)]
+pub enum Fault {
+    /// The head did not come to its end in time: the limit in words.
+    Timeout(String),
+    /// What came is no HTTP response, or its end cannot be known.
+    Malformed(&'static str),
+    /// The connection ended within the head.
+    Cut(io::Error),
+}
+
+/// A response whose head has been read; its body follows.
+pub struct Response {
+    /// The connection the body comes on.
+    pub conn: Connection,
+    /// Bytes of the body that came with the head, or more.
+    pub received: Buffer,
+    /// How the body ends.
+    pub framing: Framing,
+    /// Whether the upstream keeps the connection after this response.
+    pub keeps: bool,
+    /// What has become of the request.
+    pub sending: Sending,
+}
+
+/// What of a head is needed besides what is written to the client.
+pub struct Read<T> {
+    /// 100 to 999.
+    pub status: u16,
+    framing: Framing,
+    keeps: bool,
+    length: usize,
+    /// What `then` made of it.
+    pub then: T,
+}
+
+impl Committed {
+    /// Reads one head, interim or final, and hands it to `then`. It stays in front of what was
+    /// received until [`Self::skip`] or [`Self::into_response`].
+    pub async fn read_head<T>(
+        &mut self,
+        method: &str,
+        then: impl FnOnce(&ResponseHead<'_>, Framing, &ConnectionOptions<'_>) -> T,
+    ) -> Result<Read<T>, Fault> {
+        let mut scan = Scan::default();
+        let length = loop {
+            if !b"HTTP/1.".starts_with(&self.received[..self.received.len().min(7)]) {
+                return Err(Fault::Malformed("it does not start with HTTP/1."));
+            }
+            match scan.head_length(&self.received) {
+                Ok(Some(length)) => break length,
+                Ok(None) if self.received.len() < HEAD_BYTES_MAX => self.receive().await?,
+                Ok(None) => return Err(Fault::Malformed("the head exceeds 256 KiB")),
+                Err(error) => return Err(Fault::Malformed(error.reason())),
+            }
+        };
+        let parsed = head::with_response(&self.received[..length], |head| {
+            let framing = framing::of_response(method, head).map_err(|ambiguous| ambiguous.reason())?;
+            let options = ConnectionOptions::of(head.fields)
+                .map_err(|_| "Connection has too many options")?;
+            Ok(Read {
+                status: head.status,
+                framing,
+                keeps: head.version == Version::Http11 && !options.close && framing != Framing::UntilClose,
+                length,
+                then: then(head, framing, &options),
+            })
+        });
+        match parsed {
+            Ok(read) => read.map_err(Fault::Malformed),
+            Err(error) => Err(Fault::Malformed(error.reason())),
+        }
+    }
+
+    /// Passes over an interim head.
+    pub fn skip<T>(&mut self, read: &Read<T>) {
+        self.received.consume(read.length);
+    }
+
+    /// Passes over the final head: the body follows.
+    pub fn into_response<T>(mut self, read: &Read<T>) -> Response {
+        self.received.consume(read.length);
+        Response {
+            conn: self.conn,
+            received: self.received,
+            framing: read.framing,
+            keeps: read.keeps,
+            sending: self.sending,
+        }
+    }
+
+    /// Ends the connection.
+    pub fn close(self) {
+        self.conn.close();
+    }
+
+    async fn receive(&mut self) -> Result<(), Fault> {
+        if self.received.spare() == 0 {
+            // Heads beyond a small buffer are rare: grow by as much again.
+            self.received.reserve(self.received.len());
+        }
+        let canceller = Canceller::new();
+        let read = self.conn.stream.read(&mut self.received, canceller.handle());
+        match self.deadline.limit(read).await {
+            Ok(Ok(0)) => Err(Fault::Cut(io::ErrorKind::UnexpectedEof.into())),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Fault::Cut(error)),
+            // The read is dropped: the connection is closed after this.
+            Err(_) => Err(Fault::Timeout(format!(
+                "no complete response head from the upstream within {} s ({})",
+                self.limits.header.unwrap_or_default().as_secs_f64(),
+                self.limits.header_setting
+            ))),
+        }
+    }
+}
