@@ -100,7 +100,10 @@ impl Refusal {
     pub fn closes(&self) -> bool {
         !matches!(
             self,
-            Self::HeaderTimeout(_) | Self::UpstreamTimeout(_) | Self::UpstreamRequest(_) | Self::BadResponse(_)
+            Self::HeaderTimeout(_)
+                | Self::UpstreamTimeout(_)
+                | Self::UpstreamRequest(_)
+                | Self::BadResponse(_)
         )
     }
 }

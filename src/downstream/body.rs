@@ -44,7 +44,11 @@ pub async fn buffer(
         Framing::Chunked => {
             let mut blocks = Blocks::starting_with(Buffer::empty());
             let length = unchunk(client, input, &mut blocks).await?;
-            write_field(head.as_vec(), "Content-Length", length.to_string().as_bytes());
+            write_field(
+                head.as_vec(),
+                "Content-Length",
+                length.to_string().as_bytes(),
+            );
             head.as_vec().extend_from_slice(b"\r\n");
             let mut wire = vec![head.freeze()];
             wire.append(&mut blocks.finish());
@@ -62,7 +66,12 @@ pub async fn buffer(
 }
 
 /// Receives exactly `length` bytes, straight into the blocks.
-async fn receive(client: &Client, input: &mut Buffer, blocks: &mut Blocks, length: u64) -> Result<(), Fault> {
+async fn receive(
+    client: &Client,
+    input: &mut Buffer,
+    blocks: &mut Blocks,
+    length: u64,
+) -> Result<(), Fault> {
     let held = usize::try_from(length).map_or(input.len(), |length| length.min(input.len()));
     blocks.append(&input[..held]);
     input.consume(held);
@@ -73,7 +82,11 @@ async fn receive(client: &Client, input: &mut Buffer, blocks: &mut Blocks, lengt
             blocks.next(left);
         }
         let before = blocks.last.len();
-        if client.read_into(&mut blocks.last).map_err(|_| Fault::Left)? == 0 {
+        if client
+            .read_into(&mut blocks.last)
+            .map_err(|_| Fault::Left)?
+            == 0
+        {
             wait(client).await?;
             continue;
         }
@@ -97,7 +110,8 @@ async fn unchunk(client: &Client, input: &mut Buffer, blocks: &mut Blocks) -> Re
     loop {
         while !input.is_empty() {
             let run = decoder.next(input);
-            let (bytes, run) = run.map_err(|_| Refusal::BadRequest("the chunked body is malformed"))?;
+            let (bytes, run) =
+                run.map_err(|_| Refusal::BadRequest("the chunked body is malformed"))?;
             if run == Run::Data {
                 length += bytes as u64;
                 if length > bytes_max {
@@ -121,7 +135,8 @@ async fn drop_trailers(client: &Client, input: &mut Buffer) -> Result<(), Fault>
     loop {
         if let Some(length) = scan.head_length(input).map_err(|_| malformed())? {
             if length > 2 {
-                with_fields::<_, REQUEST_FIELDS_MAX>(&input[..length], |_| ()).map_err(|_| malformed())?;
+                with_fields::<_, REQUEST_FIELDS_MAX>(&input[..length], |_| ())
+                    .map_err(|_| malformed())?;
             }
             input.consume(length);
             return Ok(());
@@ -153,7 +168,12 @@ fn fault(ended: &Ended, client: &Client) -> Fault {
         Ended::Left => Fault::Left,
         Ended::Late => {
             let limit = client.limits.body_timeout;
-            Refusal::RequestTimeout("more of the request body", limit, "CLIENT_BODY_TIMEOUT_SECONDS").into()
+            Refusal::RequestTimeout(
+                "more of the request body",
+                limit,
+                "CLIENT_BODY_TIMEOUT_SECONDS",
+            )
+            .into()
         }
     }
 }
@@ -174,7 +194,11 @@ impl Blocks {
 
     /// Begins another block, for `left` bytes or the first of them.
     fn next(&mut self, left: u64) {
-        let next = if left > SMALL_BYTES as u64 { Buffer::large() } else { Buffer::small() };
+        let next = if left > SMALL_BYTES as u64 {
+            Buffer::large()
+        } else {
+            Buffer::small()
+        };
         let full = std::mem::replace(&mut self.last, next);
         if !full.is_empty() {
             self.full.push(full.freeze());

@@ -1,7 +1,6 @@
 //! A client's connection: read with deadlines, watched, and closed so that the client sees why.
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::ClientLimits;
@@ -24,7 +23,7 @@ pub type Left<'a> = Pin<&'a mut dyn Future<Output = ()>>;
 /// The connection of one client.
 pub struct Client {
     /// Its socket.
-    pub tcp: Rc<Tcp>,
+    pub tcp: Tcp,
     /// What it may do, and how slowly.
     pub limits: ClientLimits,
 }
@@ -79,7 +78,9 @@ impl Client {
 
     /// Writes all of `bytes`, as long as the client stays and takes some now and then.
     pub async fn write(&self, bytes: &mut Buffer) -> io::Result<()> {
-        self.tcp.write_buffer(bytes, self.limits.write_timeout).await
+        self.tcp
+            .write_buffer(bytes, self.limits.write_timeout)
+            .await
     }
 
     /// Half-closes and reads on for a bounded while, so that a client still sending reads what it

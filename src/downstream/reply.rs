@@ -19,7 +19,6 @@ use std::io;
 
 use crate::downstream::client::Client;
 use crate::http1::fields::write_field;
-use crate::http1::head::Version;
 use crate::net::buffer::Buffer;
 use crate::net::tcp::Tcp;
 use crate::refusal::Refusal;
@@ -27,7 +26,6 @@ use crate::refusal::Refusal;
 /// No response byte has been sent: a status code can still be chosen.
 pub struct Unanswered<'c> {
     client: &'c Client,
-    version: Version,
     head_only: bool,
     keep_alive: bool,
 }
@@ -49,21 +47,24 @@ pub struct Answered {
     pub sent: u64,
 }
 
+impl Answered {
+    /// The client has left: there is nobody to answer.
+    pub const GONE: Self = Self {
+        keep_alive: false,
+        lingers: false,
+        sent: 0,
+    };
+}
+
 impl<'c> Unanswered<'c> {
-    /// The reply to a request of this version; `head_only` to HEAD; `keep_alive` where the connection
-    /// may go on after it.
-    pub fn new(client: &'c Client, version: Version, head_only: bool, keep_alive: bool) -> Self {
+    /// The reply to a request; `head_only` to HEAD; `keep_alive` where the connection may go on after
+    /// it.
+    pub fn new(client: &'c Client, head_only: bool, keep_alive: bool) -> Self {
         Self {
             client,
-            version,
             head_only,
             keep_alive,
         }
-    }
-
-    /// Whether the client speaks HTTP/1.1: interim responses and chunked.
-    pub fn is_http11(&self) -> bool {
-        self.version == Version::Http11
     }
 
     /// Whether another request may follow.
@@ -74,7 +75,9 @@ impl<'c> Unanswered<'c> {
     /// Our own 100 (Continue), to a client that expects it. It commits to nothing.
     pub async fn go_on(&self) -> io::Result<()> {
         let mut bytes = Buffer::small();
-        bytes.as_vec().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        bytes
+            .as_vec()
+            .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         self.client.write(&mut bytes).await
     }
 
@@ -103,7 +106,10 @@ impl<'c> Unanswered<'c> {
             (sends > 0).then(|| ("x-codex-reset-proxy-attempts", sends.to_string())),
             upgrade.then(|| ("Upgrade", "websocket".to_owned())),
         ];
-        let fields: Vec<_> = fields.into_iter().chain(more.into_iter().flatten()).collect();
+        let fields: Vec<_> = fields
+            .into_iter()
+            .chain(more.into_iter().flatten())
+            .collect();
         self.send(told.status, &fields, &told.body(), closes).await
     }
 
@@ -113,7 +119,8 @@ impl<'c> Unanswered<'c> {
             false => self.send((200, "OK"), &[], r#"{"ok":true}"#, false).await,
             true => {
                 let body = r#"{"ok":false,"draining":true}"#;
-                self.send((503, "Service Unavailable"), &[], body, true).await
+                self.send((503, "Service Unavailable"), &[], body, true)
+                    .await
             }
         }
     }

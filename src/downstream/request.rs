@@ -25,7 +25,7 @@ pub enum Next {
     /// A request to be exchanged.
     Request(Box<Request>),
     /// A head that is refused: the message's end is uncertain, the connection ends.
-    Refused(Refusal, Version),
+    Refused(Refusal),
     /// No request: the client has left, was idle too long, or we are draining.
     Nothing,
 }
@@ -62,19 +62,32 @@ pub enum Kind {
 impl Request {
     /// RFC 9110 9.2.2.
     pub fn is_idempotent(&self) -> bool {
-        matches!(self.method.as_str(), "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
+        matches!(
+            self.method.as_str(),
+            "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE"
+        )
     }
 }
 
 /// Reads the next request of a connection. `input` holds what came behind the request before it.
-pub async fn next(client: &Client, input: &mut Buffer, config: &Config, drain: &Drain, first: bool) -> Next {
+pub async fn next(
+    client: &Client,
+    input: &mut Buffer,
+    config: &Config,
+    drain: &Drain,
+    first: bool,
+) -> Next {
     let limits = &client.limits;
     if input.is_empty() {
         *input = Buffer::empty();
         if drain.has_started() {
             return Next::Nothing;
         }
-        let idle = if first { limits.header_timeout } else { limits.idle_timeout };
+        let idle = if first {
+            limits.header_timeout
+        } else {
+            limits.idle_timeout
+        };
         select! {
             // A request that is here is answered, draining or not.
             biased;
@@ -89,19 +102,23 @@ pub async fn next(client: &Client, input: &mut Buffer, config: &Config, drain: &
         Ok(length) => {
             let next = match head::with_request(&input[..length], |head| check(head, config)) {
                 Ok(Ok(request)) => Next::Request(Box::new(request)),
-                Ok(Err((refusal, version))) => Next::Refused(refusal, version),
-                Err(error) => Next::Refused(refusal(error), Version::Http11),
+                Ok(Err(refusal)) => Next::Refused(refusal),
+                Err(error) => Next::Refused(refusal(error)),
             };
             input.consume(length);
             next
         }
-        Err(Some(refusal)) => Next::Refused(refusal, Version::Http11),
+        Err(Some(refusal)) => Next::Refused(refusal),
         Err(None) => Next::Nothing,
     }
 }
 
 /// The length of the head at the front of `input`; `Err(None)` where the client has left.
-async fn read_head(client: &Client, input: &mut Buffer, deadline: Deadline) -> Result<usize, Option<Refusal>> {
+async fn read_head(
+    client: &Client,
+    input: &mut Buffer,
+    deadline: Deadline,
+) -> Result<usize, Option<Refusal>> {
     let mut scan = Scan::default();
     loop {
         // RFC 9112 2.2: empty lines before a request-line are passed over.
@@ -109,7 +126,10 @@ async fn read_head(client: &Client, input: &mut Buffer, deadline: Deadline) -> R
             input.consume(2);
             scan = Scan::default();
         }
-        if let Some(length) = scan.head_length(input).map_err(|error| Some(refusal(error)))? {
+        if let Some(length) = scan
+            .head_length(input)
+            .map_err(|error| Some(refusal(error)))?
+        {
             return match length {
                 ..=HEAD_BYTES_MAX => Ok(length),
                 _ => Err(Some(Refusal::FieldsTooLarge)),
@@ -142,39 +162,45 @@ fn refusal(error: Malformed) -> Refusal {
 }
 
 /// Refuses what is ambiguous or not for forwarding; rewrites the rest.
-fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, (Refusal, Version)> {
+fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
     let version = head.version;
-    let refuse = |refusal| (refusal, version);
-    let bad = |reason| refuse(Refusal::BadRequest(reason));
+    let bad = Refusal::BadRequest;
     let framing = framing::of_request(head).map_err(|ambiguous| bad(ambiguous.reason()))?;
-    let connection = Connection::of(head.fields).map_err(|_| bad("Connection has too many options"))?;
-    match head.fields.iter().filter(|field| fields::is(field, "host")).count() {
+    let connection =
+        Connection::of(head.fields).map_err(|_| bad("Connection has too many options"))?;
+    match head
+        .fields
+        .iter()
+        .filter(|field| fields::is(field, "host"))
+        .count()
+    {
         1 => (),
         0 if version == Version::Http10 => (),
         0 => return Err(bad("there is no Host field")),
         _ => return Err(bad("there are two Host fields")),
     }
     if matches!(head.method, "CONNECT" | "TRACE") {
-        return Err(refuse(Refusal::MethodNotAllowed));
+        return Err(Refusal::MethodNotAllowed);
     }
-    let target = target::origin_form(head.target).ok_or_else(|| bad("the request-target is malformed"))?;
+    let target =
+        target::origin_form(head.target).ok_or_else(|| bad("the request-target is malformed"))?;
     let base_path = config.upstream.path.as_str();
     if !base_path.is_empty() && (target == b"*" || target::climbs(target)) {
-        return Err(bad("the request-target climbs above the path of UPSTREAM_BASE_URL"));
+        return Err(bad(
+            "the request-target climbs above the path of UPSTREAM_BASE_URL",
+        ));
     }
     if matches!(framing, Framing::Length(bytes) if bytes > config.client.body_bytes_max) {
-        return Err(refuse(Refusal::BodyTooLarge(config.client.body_bytes_max)));
+        return Err(Refusal::BodyTooLarge(config.client.body_bytes_max));
     }
     let path = target.split(|byte| *byte == b'?').next().unwrap_or(target);
     let health = path == b"/healthz" && matches!(head.method, "GET" | "HEAD");
     let consumed = match &config.access_token {
-        Some(token) if !health => {
-            Some(bears(head, token.expose()).ok_or_else(|| refuse(Refusal::Unauthorized))?)
-        }
+        Some(token) if !health => Some(bears(head, token.expose()).ok_or(Refusal::Unauthorized)?),
         _ => None,
     };
     if wants_websocket(head) {
-        return Err(refuse(Refusal::UpgradeRequired));
+        return Err(Refusal::UpgradeRequired);
     }
     let credential = config.upstream.credential.as_ref();
     let rules = RequestRules {
@@ -184,7 +210,14 @@ fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, (Refusal, V
         consumed,
     };
     let mut rewritten = Buffer::small();
-    fields::write_request(rewritten.as_vec(), head, target, framing, &connection, &rules);
+    fields::write_request(
+        rewritten.as_vec(),
+        head,
+        target,
+        framing,
+        &connection,
+        &rules,
+    );
     Ok(Request {
         method: head.method.to_owned(),
         path: String::from_utf8_lossy(path).into_owned(),
@@ -215,12 +248,20 @@ fn bears(head: &RequestHead<'_>, token: &[u8]) -> Option<&'static str> {
 
 fn expects_continue(head: &RequestHead<'_>) -> bool {
     let expect = |field: &&httparse::Header<'_>| fields::is(field, "expect");
-    head.fields.iter().find(expect).is_some_and(|field| field.value.eq_ignore_ascii_case(b"100-continue"))
+    head.fields
+        .iter()
+        .find(expect)
+        .is_some_and(|field| field.value.eq_ignore_ascii_case(b"100-continue"))
 }
 
 fn wants_websocket(head: &RequestHead<'_>) -> bool {
-    let mut upgrades = head.fields.iter().filter(|field| fields::is(field, "upgrade"));
-    upgrades.any(|field| fields::list(field.value).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket")))
+    let mut upgrades = head
+        .fields
+        .iter()
+        .filter(|field| fields::is(field, "upgrade"));
+    upgrades.any(|field| {
+        fields::list(field.value).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+    })
 }
 
 #[cfg(test)]
@@ -233,7 +274,10 @@ mod tests {
             ("Authorization: Bearer s3cret\r\n", Some("authorization")),
             ("authorization: bearer  s3cret\r\n", Some("authorization")),
             ("X-Api-Key: s3cret\r\n", Some("x-api-key")),
-            ("Authorization: Bearer other\r\nx-api-key: s3cret\r\n", Some("x-api-key")),
+            (
+                "Authorization: Bearer other\r\nx-api-key: s3cret\r\n",
+                Some("x-api-key"),
+            ),
             ("Authorization: s3cret\r\n", None),
             ("Authorization: Bearer s3cret2\r\n", None),
             ("x-api-key: s3cre\r\n", None),

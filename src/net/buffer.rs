@@ -98,7 +98,10 @@ impl Buffer {
     /// Takes the memory away for an operation of the kernel; the buffer is empty until
     /// [`Self::restore`]. Where that never comes, nothing is given back to the pool.
     pub(super) fn take(&mut self) -> (Vec<u8>, usize) {
-        (std::mem::take(&mut self.bytes), std::mem::take(&mut self.start))
+        (
+            std::mem::take(&mut self.bytes),
+            std::mem::take(&mut self.start),
+        )
     }
 
     pub(super) fn restore(&mut self, bytes: Vec<u8>, start: usize) {
@@ -189,8 +192,16 @@ mod tests {
 
     #[test]
     fn the_pool_is_bounded() {
-        drop((0..SMALL_KEPT_MAX + 5).map(|_| Buffer::small()).collect::<Vec<_>>());
-        drop((0..LARGE_KEPT_MAX + 5).map(|_| Buffer::large()).collect::<Vec<_>>());
+        drop(
+            (0..SMALL_KEPT_MAX + 5)
+                .map(|_| Buffer::small())
+                .collect::<Vec<_>>(),
+        );
+        drop(
+            (0..LARGE_KEPT_MAX + 5)
+                .map(|_| Buffer::large())
+                .collect::<Vec<_>>(),
+        );
         assert_eq!(kept(), (SMALL_KEPT_MAX, LARGE_KEPT_MAX));
     }
 
@@ -202,7 +213,10 @@ mod tests {
         buffer.truncate(3);
         assert_eq!(&buffer[..], b"cde");
         buffer.reserve(SMALL_BYTES - 3);
-        assert_eq!((&buffer[..], buffer.spare()), (&b"cde"[..], SMALL_BYTES - 3));
+        assert_eq!(
+            (&buffer[..], buffer.spare()),
+            (&b"cde"[..], SMALL_BYTES - 3)
+        );
         buffer.consume(9);
         assert_eq!((buffer.len(), buffer.spare()), (0, SMALL_BYTES));
     }

@@ -10,12 +10,12 @@ use std::task::Poll;
 /// tasks share on a core is never borrowed while code that can panic runs.
 pub async fn caught(future: impl Future<Output = ()>) -> Result<(), String> {
     let mut future = pin!(future);
-    std::future::poll_fn(|cx| {
-        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+    std::future::poll_fn(
+        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(poll) => poll.map(Ok),
             Err(panic) => Poll::Ready(Err(message(&*panic))),
-        }
-    })
+        },
+    )
     .await
 }
 

@@ -37,7 +37,8 @@ impl Deadline {
 
     /// What is left, `None` where there is no limit.
     pub fn left(self) -> Option<Duration> {
-        self.0.map(|at| at.saturating_duration_since(Instant::now()))
+        self.0
+            .map(|at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Whether it has passed.

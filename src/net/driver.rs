@@ -46,7 +46,12 @@ pub fn build() -> io::Result<(Runtime, Chosen)> {
             ("io_uring (plain, 256 entries)", plain(), 256),
         ] {
             let builder = RuntimeBuilder::<IoUringDriver>::new();
-            match builder.with_entries(entries).uring_builder(ring).enable_timer().build() {
+            match builder
+                .with_entries(entries)
+                .uring_builder(ring)
+                .enable_timer()
+                .build()
+            {
                 Ok(runtime) => return Ok((runtime.into(), Chosen { name, fallbacks })),
                 Err(error) => fallbacks.push(format!("{name}: {error}")),
             }
@@ -54,7 +59,9 @@ pub fn build() -> io::Result<(Runtime, Chosen)> {
     } else if let Err(error) = io_uring::IoUring::new(2) {
         fallbacks.push(format!("io_uring: {error}"));
     }
-    let runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+    let runtime = RuntimeBuilder::<LegacyDriver>::new()
+        .enable_timer()
+        .build()?;
     ON_EPOLL.set(true);
     let name = "epoll";
     Ok((runtime.into(), Chosen { name, fallbacks }))

@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use monoio::net::TcpListener;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
+};
 
 use crate::net::tcp::{Tcp, set_options};
 

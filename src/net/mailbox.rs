@@ -28,10 +28,11 @@ pub enum Resolved {
     Failed(Arc<str>),
 }
 
-/// The sending end. A byte through a socket wakes the core, the notice itself waits in a queue.
+/// The sending end, for any thread. A byte through a socket wakes the core, the notice itself waits in a queue.
+#[derive(Clone)]
 pub struct Sender {
     queue: mpsc::Sender<Notice>,
-    wake: StdUnixStream,
+    wake: Arc<StdUnixStream>,
 }
 
 /// The receiving end, to be opened on its core.
@@ -54,15 +55,13 @@ pub fn mailbox() -> io::Result<(Sender, Receiver)> {
     woken.set_nonblocking(true)?;
     let sender = Sender {
         queue: sender,
-        wake,
+        wake: Arc::new(wake),
     };
-    Ok((
-        sender,
-        Receiver {
-            queue: receiver,
-            wake: woken,
-        },
-    ))
+    let receiver = Receiver {
+        queue: receiver,
+        wake: woken,
+    };
+    Ok((sender, receiver))
 }
 
 impl Sender {
@@ -70,7 +69,7 @@ impl Sender {
     pub fn send(&self, notice: Notice) {
         if self.queue.send(notice).is_ok() {
             // A full socket means that the core has been woken often enough.
-            let _ = (&self.wake).write(&[1]);
+            let _ = (&*self.wake).write(&[1]);
         }
     }
 }

@@ -32,15 +32,17 @@ pub fn start(host: &str, port: u16, cores: Vec<Sender>) -> std::io::Result<Refre
         tell(Resolved::Addresses([SocketAddr::new(ip, port)].into()));
         return Ok(refresh);
     }
-    thread::Builder::new().name("resolver".to_owned()).spawn(move || {
-        loop {
-            tell(look_up(&host, port));
-            if asked.recv_timeout(REFRESH) == Err(mpsc::RecvTimeoutError::Disconnected) {
-                return;
+    thread::Builder::new()
+        .name("resolver".to_owned())
+        .spawn(move || {
+            loop {
+                tell(look_up(&host, port));
+                if asked.recv_timeout(REFRESH) == Err(mpsc::RecvTimeoutError::Disconnected) {
+                    return;
+                }
+                while asked.try_recv().is_ok() {} // one look-up answers all who asked
             }
-            while asked.try_recv().is_ok() {} // one look-up answers all who asked
-        }
-    })?;
+        })?;
     Ok(refresh)
 }
 
@@ -52,7 +54,9 @@ fn look_up(host: &str, port: u16) -> Resolved {
     let failed = |reason: String| Resolved::Failed(reason.into());
     match dns_lookup::getaddrinfo(Some(host), None, Some(hints)) {
         Ok(found) => {
-            let addresses = found.flatten().map(|info| SocketAddr::new(info.sockaddr.ip(), port));
+            let addresses = found
+                .flatten()
+                .map(|info| SocketAddr::new(info.sockaddr.ip(), port));
             let addresses: Vec<_> = addresses.take(ADDRESSES_MAX).collect();
             match addresses.is_empty() {
                 true => failed(format!("{host} has no address")),

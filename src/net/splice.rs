@@ -7,7 +7,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
+use rustix::pipe::{
+    PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
+};
 
 use crate::net::tcp::Tcp;
 
@@ -67,7 +69,10 @@ impl Pipe {
         let Some(ends) = &self.ends else {
             return Ok(None);
         };
-        debug_assert_eq!(self.held, 0, "with bytes in the pipe EAGAIN could mean that it is full");
+        debug_assert_eq!(
+            self.held, 0,
+            "with bytes in the pipe EAGAIN could mean that it is full"
+        );
         let bytes = usize::try_from(bytes_max).map_or(ends.bytes, |max| max.min(ends.bytes));
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         match splice(from, None, &ends.write, None, bytes, flags) {

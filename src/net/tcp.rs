@@ -105,11 +105,18 @@ impl Tcp {
         Ok(())
     }
 
-    async fn write_owned<B: IoBuf>(&self, mut buf: B, start: usize, stall: Duration) -> io::Result<B> {
+    async fn write_owned<B: IoBuf>(
+        &self,
+        mut buf: B,
+        start: usize,
+        stall: Duration,
+    ) -> io::Result<B> {
         let (mut sent, length) = (start, buf.bytes_init());
         while sent < length {
             let write = self.stream_mut().write(buf.slice(sent..length));
-            let (written, slice) = timeout(stall, write).await.map_err(|_| io::ErrorKind::TimedOut)?;
+            let (written, slice) = timeout(stall, write)
+                .await
+                .map_err(|_| io::ErrorKind::TimedOut)?;
             buf = slice.into_inner();
             match written? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
@@ -121,7 +128,8 @@ impl Tcp {
 
     /// Whether the peer has closed its side or the connection is broken, bytes still unread or not.
     pub fn has_hung_up(&self) -> bool {
-        self.polls(PollFlags::RDHUP).intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+        self.polls(PollFlags::RDHUP)
+            .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
     }
 
     /// Whether nothing has arrived: no byte, no end, no error.
@@ -165,7 +173,10 @@ impl Tcp {
         self.stream_mut()
     }
 
-    #[allow(unsafe_code, reason = "monoio asks for `&mut` to read and write; see SAFETY")]
+    #[allow(
+        unsafe_code,
+        reason = "monoio asks for `&mut` to read and write; see SAFETY"
+    )]
     #[allow(clippy::mut_from_ref, reason = "the same")]
     fn stream_mut(&self) -> &mut TcpStream {
         // SAFETY: `Tcp` is not `Sync`, so all calls come from one thread. monoio's read, write and

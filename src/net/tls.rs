@@ -88,11 +88,7 @@ impl Tls {
     /// # Errors
     /// `InvalidData` holding a [`rustls::Error`] where the peer's certificate or messages are at
     /// fault, otherwise what the socket said.
-    pub async fn handshake(
-        tcp: Tcp,
-        settings: &TlsSettings,
-        stall: Duration,
-    ) -> io::Result<Self> {
+    pub async fn handshake(tcp: Tcp, settings: &TlsSettings, stall: Duration) -> io::Result<Self> {
         let (config, name) = (settings.config.clone(), settings.name.clone());
         let session = ClientConnection::new(config, name).map_err(invalid)?;
         let tls = Self {
@@ -266,7 +262,10 @@ impl Tls {
             return Ok(());
         }
         // FIN: the session tells a clean end from a cut.
-        self.session.borrow_mut().read_tls(&mut io::empty()).map(drop)
+        self.session
+            .borrow_mut()
+            .read_tls(&mut io::empty())
+            .map(drop)
     }
 
     /// Sends what the session has to say. One task at a time does it for all: records must not
@@ -292,6 +291,11 @@ fn invalid(error: rustls::Error) -> io::Error {
 
 /// Whether `error` says that the peer's certificate is not to be trusted: asking again is no use.
 pub fn is_certificate_error(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    matches!(inner, Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented))
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(
+        inner,
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)
+    )
 }

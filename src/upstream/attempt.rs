@@ -80,6 +80,11 @@ impl Failed {
         self.stale
     }
 
+    /// Why, when that is all that is left.
+    pub fn into_failure(self) -> Failure {
+        self.failure
+    }
+
     /// The request, to be attempted again.
     pub fn into_request(self) -> Replayable {
         self.request
@@ -107,8 +112,8 @@ pub enum Sending {
     Done,
     /// Given up: the connection cannot be used again.
     Broken,
-    /// A task of its own is at it, and sets this when done.
-    Running(Rc<Cell<bool>>),
+    /// A task of its own is at it.
+    Running(Guard),
 }
 
 impl Sending {
@@ -117,7 +122,7 @@ impl Sending {
         match self {
             Self::Done => true,
             Self::Broken => false,
-            Self::Running(done) => done.get(),
+            Self::Running(guard) => guard.done.get(),
         }
     }
 }
@@ -127,7 +132,12 @@ impl Replayable {
     /// on a brand-new connection.
     ///
     /// Dropping the future closes the connection: the request counts as sent and is gone.
-    pub async fn attempt(self, upstream: &Upstream, fresh: bool, limits: Limits) -> Result<Committed, Failed> {
+    pub async fn attempt(
+        self,
+        upstream: &Upstream,
+        fresh: bool,
+        limits: Limits,
+    ) -> Result<Committed, Failed> {
         let conn = match upstream.connection(fresh).await {
             Ok(conn) => conn,
             Err(failure) => return Err(self.failed(failure, false, false)),
@@ -150,14 +160,14 @@ impl Replayable {
         let stream = conn.stream.clone();
         let mut received = Buffer::small();
         let mut deadline = Deadline::NEVER;
-        let task = (self.wire.len() > 1).then(|| Task::start(&self.wire, &stream, limits.write));
-        let done = task.as_ref().map(|task| task.done.clone());
+        let task = (self.wire.len() > 1).then(|| start(&self.wire, &stream, limits.write));
+        let (task, guard) = task.unzip();
         let (mut read, sending) = {
             let canceller = Canceller::new();
             let mut read = pin!(stream.read(&mut received, canceller.handle()));
             let mut write = pin!(async {
                 match task {
-                    Some(task) => task.handle.await,
+                    Some(task) => task.await,
                     None => stream.write(self.wire[0].clone(), limits.write).await,
                 }
             });
@@ -182,9 +192,9 @@ impl Replayable {
                     }
                 }
             };
-            let sending = match (written, done) {
+            let sending = match (written, guard) {
                 (Some(result), _) => result.map(|()| Sending::Done),
-                (None, Some(done)) => Ok(Sending::Running(done)),
+                (None, Some(guard)) => Ok(Sending::Running(guard)),
                 (None, None) => write.await.map(|()| Sending::Done), // one block: at once, or stalled
             };
             (read, sending)
@@ -201,7 +211,13 @@ impl Replayable {
                 deadline = Deadline::after_if(limits.header); // answered before it was all sent
             }
             let sending = sending.unwrap_or(Sending::Broken);
-            return Ok(Committed { conn, received, deadline, limits, sending });
+            return Ok(Committed {
+                conn,
+                received,
+                deadline,
+                limits,
+                sending,
+            });
         }
         let failure = failure(read, sending.err(), limits);
         let stale = conn.reused && failure.is_stale();
@@ -222,7 +238,9 @@ impl Replayable {
 /// Why there is no answer: what stopped the sending comes before what it led to.
 fn failure(read: io::Result<usize>, write_error: Option<io::Error>, limits: Limits) -> Failure {
     match (write_error, read) {
-        (Some(error), _) if error.kind() == io::ErrorKind::TimedOut => Failure::WriteTimeout(limits.write),
+        (Some(error), _) if error.kind() == io::ErrorKind::TimedOut => {
+            Failure::WriteTimeout(limits.write)
+        }
         (Some(error), _) => Failure::Write(error),
         (None, Ok(_)) => Failure::Closed,
         (None, Err(error)) if is_cancelled(&error) => {
@@ -234,23 +252,38 @@ fn failure(read: io::Result<usize>, write_error: Option<io::Error>, limits: Limi
 }
 
 /// A request of several blocks is sent by a task of its own: it goes on when the answer begins
-/// before it is all sent. Closing the connection ends it.
-struct Task {
-    handle: JoinHandle<io::Result<()>>,
-    done: Rc<Cell<bool>>,
+/// before it is all sent.
+fn start(
+    wire: &Rc<[Bytes]>,
+    stream: &Rc<Stream>,
+    stall: Duration,
+) -> (JoinHandle<io::Result<()>>, Guard) {
+    let guard = Guard {
+        done: Rc::new(Cell::new(false)),
+        stream: stream.clone(),
+    };
+    let (wire, stream, done) = (wire.clone(), stream.clone(), guard.done.clone());
+    let task = spawn(async move {
+        for block in wire.iter() {
+            stream.write(block.clone(), stall).await?;
+        }
+        done.set(true);
+        Ok(())
+    });
+    (task, guard)
 }
 
-impl Task {
-    fn start(wire: &Rc<[Bytes]>, stream: &Rc<Stream>, stall: Duration) -> Self {
-        let done = Rc::new(Cell::new(false));
-        let (wire, stream, all_sent) = (wire.clone(), stream.clone(), done.clone());
-        let handle = spawn(async move {
-            for block in wire.iter() {
-                stream.write(block.clone(), stall).await?;
-            }
-            all_sent.set(true);
-            Ok(())
-        });
-        Self { handle, done }
+/// Ends the task that sends a request when nobody waits for the answer any more: it holds the
+/// stream, so dropping the connection would not close it.
+pub struct Guard {
+    done: Rc<Cell<bool>>,
+    stream: Rc<Stream>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.done.get() {
+            self.stream.close();
+        }
     }
 }

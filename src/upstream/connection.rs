@@ -131,7 +131,10 @@ impl Upstream {
             return Ok(None);
         };
         let limit = self.config.attempts.pool_timeout;
-        match Deadline::after(limit).limit(permits.clone().acquire_owned()).await {
+        match Deadline::after(limit)
+            .limit(permits.clone().acquire_owned())
+            .await
+        {
             Ok(Ok(permit)) => Ok(Some(permit)),
             _ => Err(Failure::PoolTimeout(limit)), // it is never closed
         }
@@ -176,7 +179,9 @@ impl Upstream {
     async fn connect_to(&self, addr: SocketAddr) -> Result<Stream, Failure> {
         let stall = self.config.attempts.write_timeout;
         let user_timeout = stall.max(USER_TIMEOUT_MIN);
-        let tcp = Tcp::connect(addr, user_timeout).await.map_err(Failure::Connect)?;
+        let tcp = Tcp::connect(addr, user_timeout)
+            .await
+            .map_err(Failure::Connect)?;
         match &self.tls {
             None => Ok(Stream::Plain(tcp)),
             Some(settings) => {

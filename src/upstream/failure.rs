@@ -66,23 +66,47 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PoolTimeout(limit) => {
-                write!(f, "no upstream connection became free within {} s (POOL_TIMEOUT_SECONDS)", limit.as_secs_f64())
+                write!(
+                    f,
+                    "no upstream connection became free within {} s (POOL_TIMEOUT_SECONDS)",
+                    limit.as_secs_f64()
+                )
             }
             Self::NoSuchName(reason) | Self::Resolve(reason) => f.write_str(reason),
             Self::ConnectTimeout(limit) => {
-                write!(f, "no connection to the upstream within {} s (CONNECT_TIMEOUT_SECONDS)", limit.as_secs_f64())
+                write!(
+                    f,
+                    "no connection to the upstream within {} s (CONNECT_TIMEOUT_SECONDS)",
+                    limit.as_secs_f64()
+                )
             }
             Self::Connect(error) => write!(f, "could not connect to the upstream: {error}"),
-            Self::Handshake(error) => write!(f, "the TLS handshake with the upstream failed: {error}"),
-            Self::WriteTimeout(limit) => {
-                write!(f, "the upstream took no request bytes for {} s (WRITE_TIMEOUT_SECONDS)", limit.as_secs_f64())
+            Self::Handshake(error) => {
+                write!(f, "the TLS handshake with the upstream failed: {error}")
             }
-            Self::Write(error) => write!(f, "the upstream broke the connection while the request was sent: {error}"),
+            Self::WriteTimeout(limit) => {
+                write!(
+                    f,
+                    "the upstream took no request bytes for {} s (WRITE_TIMEOUT_SECONDS)",
+                    limit.as_secs_f64()
+                )
+            }
+            Self::Write(error) => write!(
+                f,
+                "the upstream broke the connection while the request was sent: {error}"
+            ),
             Self::HeaderTimeout(limit, setting) => {
-                write!(f, "no response from the upstream within {} s ({setting})", limit.as_secs_f64())
+                write!(
+                    f,
+                    "no response from the upstream within {} s ({setting})",
+                    limit.as_secs_f64()
+                )
             }
             Self::Closed => f.write_str("the upstream closed the connection without a response"),
-            Self::Read(error) => write!(f, "the upstream broke the connection without a response: {error}"),
+            Self::Read(error) => write!(
+                f,
+                "the upstream broke the connection without a response: {error}"
+            ),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The head of a response, from the first byte received to the empty line.
+use std::fmt;
 use std::io;
 
 use crate::http1::fields::Connection as ConnectionOptions;
 use crate::http1::framing::{self, Framing};
 use crate::http1::head::{self, ResponseHead, Scan, Version};
-use crate::net::buffer::Buffer;
 use crate::net::Canceller;
+use crate::net::buffer::Buffer;
 use crate::upstream::attempt::{Committed, Sending};
 use crate::upstream::connection::Connection;
 
@@ -21,6 +22,16 @@ pub enum Fault {
     Malformed(&'static str),
     /// The connection ended within the head.
     Cut(io::Error),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout(message) => f.write_str(message),
+            Self::Malformed(reason) => f.write_str(reason),
+            Self::Cut(error) => write!(f, "the connection ended within the response head: {error}"),
+        }
+    }
 }
 
 /// A response whose head has been read; its body follows.
@@ -69,13 +80,16 @@ impl Committed {
             }
         };
         let parsed = head::with_response(&self.received[..length], |head| {
-            let framing = framing::of_response(method, head).map_err(|ambiguous| ambiguous.reason())?;
+            let framing =
+                framing::of_response(method, head).map_err(|ambiguous| ambiguous.reason())?;
             let options = ConnectionOptions::of(head.fields)
                 .map_err(|_| "Connection has too many options")?;
             Ok(Read {
                 status: head.status,
                 framing,
-                keeps: head.version == Version::Http11 && !options.close && framing != Framing::UntilClose,
+                keeps: head.version == Version::Http11
+                    && !options.close
+                    && framing != Framing::UntilClose,
                 length,
                 then: then(head, framing, &options),
             })
@@ -114,7 +128,10 @@ impl Committed {
             self.received.reserve(self.received.len());
         }
         let canceller = Canceller::new();
-        let read = self.conn.stream.read(&mut self.received, canceller.handle());
+        let read = self
+            .conn
+            .stream
+            .read(&mut self.received, canceller.handle());
         match self.deadline.limit(read).await {
             Ok(Ok(0)) => Err(Fault::Cut(io::ErrorKind::UnexpectedEof.into())),
             Ok(Ok(_)) => Ok(()),

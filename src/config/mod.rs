@@ -1,7 +1,25 @@
 //! The environment as settings: parsed one variable at a time, bounded, every fault reported at once.
+//!
+//! `settings` is the table of all variables; `read` makes a `Config` of them, with `upstream` for where
+//! requests go (`base_url`, `credential`) and `environment` for one variable; `effective` writes a
+//! `Config` back for people.
+mod base_url;
+mod credential;
+mod effective;
+mod environment;
+mod read;
+mod settings;
+mod upstream;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use serde::Deserialize;
+
+pub use self::environment::Fault;
+pub use self::read::listen_from_env;
+pub use self::settings::{SETTINGS, Setting};
 
 /// Everything a worker needs to know, checked. Cloned into each worker.
 #[derive(Clone)]
@@ -56,6 +74,8 @@ pub struct Upstream {
 pub struct Credential {
     /// Field name, a token, as configured.
     pub name: String,
+    /// What `value` begins with; no secret, shown by `--check`.
+    pub prefix: String,
     /// Prefix and key.
     pub value: Secret,
 }
@@ -111,6 +131,11 @@ pub struct ClientLimits {
 pub struct Secret(Vec<u8>);
 
 impl Secret {
+    /// Takes a value out of sight.
+    pub fn new(value: impl Into<Vec<u8>>) -> Secret {
+        Secret(value.into())
+    }
+
     /// The value, for the wire and for comparing. Never for a log line.
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -118,19 +143,23 @@ impl Secret {
 }
 
 /// `LOG_LEVEL`. `WARN` reads as `Warning`, `CRITICAL` as `Error`: nothing here is worse than an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum LogLevel {
     Trace,
     Debug,
     Info,
+    #[serde(alias = "WARN")]
     Warning,
+    #[serde(alias = "CRITICAL")]
     Error,
     Off,
 }
 
 /// `LOG_FORMAT`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum LogFormat {
     /// For people.
     Text,

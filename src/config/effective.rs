@@ -1,0 +1,171 @@
+//! Writes a `Config` back as lines for people: what `--check` prints. Secrets stay unseen.
+use std::time::Duration;
+
+use super::settings::{SETTINGS, UNSET};
+use super::{Attempts, ClientLimits, Config, Credential, Upstream};
+
+/// Stands for a secret that is set; the same for every secret, so that it tells no length.
+const MASK: &str = "********";
+
+/// Stands for a setting without effect.
+const UNUSED: &str = "not used: UPSTREAM_API_KEY is unset";
+
+impl Config {
+    /// Every setting as it takes effect, in the order of the table.
+    ///
+    /// `PROXY_PORT` is missing: it takes effect as `LISTEN_PORT`'s default only.
+    pub fn effective(&self) -> Vec<(&'static str, String)> {
+        // Taken apart by name, so that a new field cannot be forgotten here.
+        let Config {
+            listen,
+            workers,
+            upstream,
+            attempts,
+            client,
+            access_token,
+            stream_idle_timeout,
+            drain_timeout,
+            log_level,
+            log_format,
+        } = self;
+        let mut lines = Vec::new();
+        lines.extend(upstream.effective());
+        lines.extend([
+            (
+                "PROXY_ACCESS_TOKEN",
+                masked(access_token.is_some()).to_owned(),
+            ),
+            ("LISTEN_HOST", listen.ip().to_string()),
+            ("LISTEN_PORT", listen.port().to_string()),
+        ]);
+        lines.extend(attempts.effective());
+        lines.extend(client.effective());
+        lines.extend([
+            (
+                "STREAM_IDLE_TIMEOUT_SECONDS",
+                seconds_or_none(*stream_idle_timeout),
+            ),
+            ("DRAIN_TIMEOUT_SECONDS", seconds(*drain_timeout)),
+            ("WORKERS", workers.to_string()),
+            ("LOG_LEVEL", format!("{log_level:?}").to_ascii_uppercase()),
+            ("LOG_FORMAT", format!("{log_format:?}").to_ascii_lowercase()),
+        ]);
+        lines.sort_by_key(|(name, _)| SETTINGS.iter().position(|setting| setting.name == *name));
+        lines
+    }
+}
+
+impl Upstream {
+    fn effective(&self) -> Vec<(&'static str, String)> {
+        let Upstream {
+            tls,
+            host: _,
+            port: _,
+            authority,
+            path,
+            credential,
+            ca_file,
+            connections_max,
+            idle_timeout,
+        } = self;
+        let scheme = if *tls { "https" } else { "http" };
+        let (name, prefix) = match credential {
+            // Quoted: the space at its end is the point of it.
+            Some(Credential {
+                name,
+                prefix,
+                value: _,
+            }) => (name.clone(), format!("{prefix:?}")),
+            None => (UNUSED.to_owned(), UNUSED.to_owned()),
+        };
+        let ca_file = ca_file
+            .as_ref()
+            .map_or(UNSET.to_owned(), |path| path.display().to_string());
+        vec![
+            ("UPSTREAM_BASE_URL", format!("{scheme}://{authority}{path}")),
+            ("UPSTREAM_API_KEY", masked(credential.is_some()).to_owned()),
+            ("UPSTREAM_API_KEY_HEADER", name),
+            ("UPSTREAM_API_KEY_PREFIX", prefix),
+            ("UPSTREAM_CA_FILE", ca_file),
+            ("UPSTREAM_MAX_CONNECTIONS", connections_max.to_string()),
+            ("UPSTREAM_IDLE_TIMEOUT_SECONDS", seconds(*idle_timeout)),
+        ]
+    }
+}
+
+impl Attempts {
+    fn effective(&self) -> [(&'static str, String); 7] {
+        let Attempts {
+            max,
+            pool_timeout,
+            connect_timeout,
+            write_timeout,
+            header_timeout,
+            last_header_timeout,
+            backoff,
+        } = self;
+        [
+            ("UPSTREAM_MAX_ATTEMPTS", max.to_string()),
+            ("POOL_TIMEOUT_SECONDS", seconds(*pool_timeout)),
+            ("CONNECT_TIMEOUT_SECONDS", seconds(*connect_timeout)),
+            ("WRITE_TIMEOUT_SECONDS", seconds(*write_timeout)),
+            ("RESPONSE_HEADER_TIMEOUT_SECONDS", seconds(*header_timeout)),
+            (
+                "LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS",
+                seconds_or_none(*last_header_timeout),
+            ),
+            ("RETRY_BACKOFF_SECONDS", seconds(*backoff)),
+        ]
+    }
+}
+
+impl ClientLimits {
+    fn effective(&self) -> [(&'static str, String); 5] {
+        let ClientLimits {
+            body_bytes_max,
+            header_timeout,
+            body_timeout,
+            idle_timeout,
+            write_timeout,
+        } = self;
+        [
+            ("MAX_REQUEST_BODY_BYTES", body_bytes_max.to_string()),
+            ("CLIENT_HEADER_TIMEOUT_SECONDS", seconds(*header_timeout)),
+            ("CLIENT_BODY_TIMEOUT_SECONDS", seconds(*body_timeout)),
+            ("CLIENT_IDLE_TIMEOUT_SECONDS", seconds(*idle_timeout)),
+            ("CLIENT_WRITE_TIMEOUT_SECONDS", seconds(*write_timeout)),
+        ]
+    }
+}
+
+fn masked(is_set: bool) -> &'static str {
+    if is_set { MASK } else { UNSET }
+}
+
+fn seconds(limit: Duration) -> String {
+    limit.as_secs_f64().to_string()
+}
+
+fn seconds_or_none(limit: Option<Duration>) -> String {
+    limit.map_or("0 (no limit)".to_owned(), seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_has_a_line_and_stands_in_the_tables_order() {
+        let config = Config::from_lookup(|name| {
+            (name == "UPSTREAM_BASE_URL").then(|| "http://localhost".into())
+        });
+        let Ok(config) = config else {
+            panic!("the base URL is enough");
+        };
+        let lines = config.effective();
+        let names: Vec<_> = lines.iter().map(|(name, _)| *name).collect();
+        let all = SETTINGS.iter().map(|setting| setting.name);
+        let expected: Vec<_> = all.filter(|name| *name != "PROXY_PORT").collect();
+        assert_eq!(names, expected);
+    }
+}

@@ -1,0 +1,432 @@
+//! Makes a `Config` of the environment: every variable is read before the first fault ends it.
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use super::environment::{Environment, Fault, Read};
+use super::{Attempts, ClientLimits, Config, upstream};
+
+/// More threads than this are a slip of the finger.
+const WORKERS_MAX: usize = 1024;
+
+/// Each attempt may cost the user money.
+const ATTEMPTS_MAX: u32 = 100;
+
+/// 1 TiB: a body is held in memory while it may be replayed.
+const BODY_BYTES_MAX: u64 = 1 << 40;
+
+impl Config {
+    /// The settings of this process.
+    ///
+    /// # Errors
+    ///
+    /// Every fault of every variable, each naming its variable.
+    pub fn from_env() -> Result<Config, Vec<Fault>> {
+        Config::from_lookup(|name| std::env::var_os(name))
+    }
+
+    /// The same from anything that knows variables by name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::from_env`].
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Config, Vec<Fault>> {
+        Environment::read(&lookup, read_config)
+    }
+
+    /// What the operator should be told at the start, loudly.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let reachable = !self.listen.ip().to_canonical().is_loopback();
+        if reachable && self.upstream.credential.is_some() && self.access_token.is_none() {
+            warnings.push(format!(
+                "UPSTREAM_API_KEY is set, {} can be reached from beyond loopback and PROXY_ACCESS_TOKEN \
+                 is unset: whoever reaches this port spends that key. Set PROXY_ACCESS_TOKEN or listen \
+                 on 127.0.0.1; in a container, publish the port on 127.0.0.1 only.",
+                self.listen
+            ));
+        }
+        warnings
+    }
+}
+
+/// The address alone, for asking a running proxy: the other variables need not be set.
+///
+/// # Errors
+///
+/// Every fault of the variables that the address is made of.
+pub fn listen_from_env() -> Result<SocketAddr, Vec<Fault>> {
+    Environment::read(&|name| std::env::var_os(name), read_listen)
+}
+
+/// Reads everything before the first `?`, so that one run finds all faults.
+fn read_config(env: &mut Environment) -> Read<Config> {
+    let listen = read_listen(env);
+    let workers = env.optional_number("WORKERS", 1..=WORKERS_MAX);
+    let upstream = upstream::read(env);
+    let attempts = read_attempts(env);
+    let client = read_client_limits(env);
+    let access_token = env.secret("PROXY_ACCESS_TOKEN");
+    let stream_idle_timeout = env.seconds_or_zero("STREAM_IDLE_TIMEOUT_SECONDS");
+    let drain_timeout = env.seconds_or_zero("DRAIN_TIMEOUT_SECONDS");
+    let log_level = env.keyword(
+        "LOG_LEVEL",
+        "TRACE, DEBUG, INFO, WARNING, ERROR, CRITICAL or OFF",
+    );
+    let log_format = env.keyword("LOG_FORMAT", "text or json");
+    // Ignored in silence, requests would go out past the proxy that they were meant for, and
+    // a monitor would watch a port that never opens.
+    env.refuse_unsupported("OUTBOUND_PROXY");
+    env.refuse_unsupported("ADMIN_PORT");
+
+    let upstream = upstream?;
+    let workers = workers?.unwrap_or_else(cores);
+    Ok(Config {
+        listen: listen?,
+        workers: match upstream.connections_max {
+            0 => workers,
+            // Every worker gets its share, and a share is at least one connection.
+            connections_max => workers.min(connections_max),
+        },
+        upstream,
+        attempts: attempts?,
+        client: client?,
+        access_token: access_token?,
+        stream_idle_timeout: none_if_zero(stream_idle_timeout?),
+        drain_timeout: drain_timeout?,
+        log_level: log_level?,
+        log_format: log_format?,
+    })
+}
+
+fn read_listen(env: &mut Environment) -> Read<SocketAddr> {
+    let host = env.text_or_default("LISTEN_HOST");
+    let host = host.and_then(|text| {
+        parse_host(&text).ok_or_else(|| {
+            env.fault(
+                "LISTEN_HOST",
+                &text,
+                "is not an IP address, nor localhost".to_owned(),
+            )
+        })
+    });
+    let proxy_port = env.number("PROXY_PORT", 1..=u16::MAX);
+    let port = env.optional_number("LISTEN_PORT", 0..=u16::MAX);
+    let proxy_port = proxy_port?;
+    Ok(SocketAddr::new(host?, port?.unwrap_or(proxy_port)))
+}
+
+fn read_attempts(env: &mut Environment) -> Read<Attempts> {
+    let max = env.number("UPSTREAM_MAX_ATTEMPTS", 1..=ATTEMPTS_MAX);
+    let pool_timeout = env.seconds("POOL_TIMEOUT_SECONDS");
+    let connect_timeout = env.seconds("CONNECT_TIMEOUT_SECONDS");
+    let write_timeout = env.seconds("WRITE_TIMEOUT_SECONDS");
+    let header_timeout = env.seconds("RESPONSE_HEADER_TIMEOUT_SECONDS");
+    let last = env.optional_seconds_or_zero("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS");
+    let backoff = env.seconds_or_zero("RETRY_BACKOFF_SECONDS");
+    let header_timeout = header_timeout?;
+    Ok(Attempts {
+        max: max?,
+        pool_timeout: pool_timeout?,
+        connect_timeout: connect_timeout?,
+        write_timeout: write_timeout?,
+        header_timeout,
+        last_header_timeout: last?.map_or(Some(header_timeout), none_if_zero),
+        backoff: backoff?,
+    })
+}
+
+fn read_client_limits(env: &mut Environment) -> Read<ClientLimits> {
+    let body_bytes_max = env.number("MAX_REQUEST_BODY_BYTES", 1..=BODY_BYTES_MAX);
+    let header_timeout = env.seconds("CLIENT_HEADER_TIMEOUT_SECONDS");
+    let body_timeout = env.seconds("CLIENT_BODY_TIMEOUT_SECONDS");
+    let idle_timeout = env.seconds("CLIENT_IDLE_TIMEOUT_SECONDS");
+    let write_timeout = env.seconds("CLIENT_WRITE_TIMEOUT_SECONDS");
+    Ok(ClientLimits {
+        body_bytes_max: body_bytes_max?,
+        header_timeout: header_timeout?,
+        body_timeout: body_timeout?,
+        idle_timeout: idle_timeout?,
+        write_timeout: write_timeout?,
+    })
+}
+
+/// An IPv6 address may stand in brackets, as it does in a URL.
+fn parse_host(text: &str) -> Option<IpAddr> {
+    if text.eq_ignore_ascii_case("localhost") {
+        return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    match text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
+        Some(inner) => inner.parse().ok().map(IpAddr::V6),
+        None => text.parse().ok(),
+    }
+}
+
+/// The cores this process may use: its affinity mask and its cgroup's quota count.
+fn cores() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, NonZeroUsize::get)
+        .min(WORKERS_MAX)
+}
+
+fn none_if_zero(limit: Duration) -> Option<Duration> {
+    (!limit.is_zero()).then_some(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LogFormat, LogLevel};
+    use super::*;
+
+    const URL: (&str, &str) = ("UPSTREAM_BASE_URL", "https://api.example.com/v1/");
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+        let lookup = |name: &str| {
+            let known = variables.iter().find(|(known, _)| *known == name);
+            known.map(|(_, value)| OsString::from(value))
+        };
+        Config::from_lookup(lookup).map_err(|faults| faults.iter().map(Fault::to_string).collect())
+    }
+
+    fn read_valid(variables: &[(&str, &str)]) -> Config {
+        read(&[&[URL], variables].concat()).unwrap_or_else(|faults| panic!("{faults:?}"))
+    }
+
+    fn read_faulty(variables: &[(&str, &str)]) -> Vec<String> {
+        match read(&[&[URL], variables].concat()) {
+            Ok(_) => panic!("no fault in {variables:?}"),
+            Err(faults) => faults,
+        }
+    }
+
+    #[test]
+    fn the_base_url_alone_is_enough() {
+        let config = read_valid(&[]);
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8788");
+        assert!((1..=WORKERS_MAX).contains(&config.workers));
+        assert_eq!(config.attempts.max, 2);
+        assert_eq!(config.attempts.header_timeout, Duration::from_secs(30));
+        assert_eq!(
+            config.attempts.last_header_timeout,
+            Some(Duration::from_secs(30))
+        );
+        assert_eq!(config.attempts.backoff, Duration::from_millis(250));
+        assert_eq!(config.client.body_bytes_max, 32 << 20);
+        assert_eq!(config.stream_idle_timeout, None);
+        assert!(config.access_token.is_none() && config.upstream.credential.is_none());
+        assert_eq!(
+            (config.log_level, config.log_format),
+            (LogLevel::Info, LogFormat::Text)
+        );
+        assert!(config.warnings().is_empty());
+    }
+
+    #[test]
+    fn empty_and_blank_mean_the_default() {
+        let names = super::super::SETTINGS.iter().map(|setting| setting.name);
+        for blank in ["", "  "] {
+            let variables: Vec<_> = names
+                .clone()
+                .filter(|name| !["UPSTREAM_BASE_URL", "UPSTREAM_API_KEY_PREFIX"].contains(name))
+                .map(|name| (name, blank))
+                .collect();
+            assert_eq!(
+                read_valid(&variables).effective(),
+                read_valid(&[]).effective()
+            );
+        }
+    }
+
+    #[test]
+    fn white_space_around_a_value_does_not_matter() {
+        let config = read_valid(&[("WORKERS", " 3\n"), ("POOL_TIMEOUT_SECONDS", "\t1.5 ")]);
+        assert_eq!(config.workers, 3);
+        assert_eq!(config.attempts.pool_timeout, Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn all_faults_are_found_at_once_and_each_names_its_variable() {
+        let bad = [
+            ("UPSTREAM_BASE_URL", "ftp://x"),
+            ("UPSTREAM_API_KEY", "a\nb"),
+            ("UPSTREAM_API_KEY_HEADER", "Host"),
+            ("UPSTREAM_API_KEY_PREFIX", "a\rb"),
+            ("PROXY_ACCESS_TOKEN", "a\0b"),
+            ("PROXY_PORT", "tcp://10.0.0.1:8788"),
+            ("LISTEN_HOST", "example.com"),
+            ("LISTEN_PORT", "65536"),
+            ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0"),
+            ("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS", "-1"),
+            ("UPSTREAM_MAX_ATTEMPTS", "0"),
+            ("RETRY_BACKOFF_SECONDS", "nan"),
+            ("CONNECT_TIMEOUT_SECONDS", "inf"),
+            ("WRITE_TIMEOUT_SECONDS", "1e400"),
+            ("POOL_TIMEOUT_SECONDS", "ten"),
+            ("STREAM_IDLE_TIMEOUT_SECONDS", "-0.5"),
+            ("MAX_REQUEST_BODY_BYTES", "32MiB"),
+            ("UPSTREAM_CA_FILE", "/no/such/file"),
+            ("UPSTREAM_MAX_CONNECTIONS", "-1"),
+            ("UPSTREAM_IDLE_TIMEOUT_SECONDS", "0"),
+            ("CLIENT_HEADER_TIMEOUT_SECONDS", "0"),
+            ("CLIENT_BODY_TIMEOUT_SECONDS", "0"),
+            ("CLIENT_IDLE_TIMEOUT_SECONDS", "0"),
+            ("CLIENT_WRITE_TIMEOUT_SECONDS", "0"),
+            ("DRAIN_TIMEOUT_SECONDS", "1e9"),
+            ("WORKERS", "1025"),
+            ("LOG_LEVEL", "LOUD"),
+            ("LOG_FORMAT", "xml"),
+        ];
+        assert_eq!(
+            bad.len(),
+            super::super::SETTINGS.len(),
+            "one for every setting"
+        );
+        let Err(faults) = read(&bad) else {
+            panic!("no fault");
+        };
+        assert_eq!(faults.len(), bad.len(), "{faults:#?}");
+        for (name, _) in bad {
+            let naming = faults.iter().filter(|fault| {
+                fault.starts_with(&format!("{name}=")) || fault.starts_with(&format!("{name} "))
+            });
+            assert_eq!(naming.count(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_address_is_an_ip_address_or_localhost() {
+        for (host, addr) in [
+            ("0.0.0.0", "0.0.0.0:8788"),
+            ("localhost", "127.0.0.1:8788"),
+            ("LocalHost", "127.0.0.1:8788"),
+            ("::1", "[::1]:8788"),
+            ("[::]", "[::]:8788"),
+        ] {
+            let config = read_valid(&[("LISTEN_HOST", host)]);
+            assert_eq!(config.listen.to_string(), addr);
+        }
+        for host in [
+            "*",
+            "[127.0.0.1]",
+            "[::1",
+            "::1]",
+            "fe80::1%lo",
+            "127.1",
+            "0x7f.0.0.1",
+        ] {
+            assert_eq!(read_faulty(&[("LISTEN_HOST", host)]).len(), 1, "{host}");
+        }
+    }
+
+    #[test]
+    fn the_listening_port_is_listen_port_or_else_proxy_port() {
+        let port = |variables: &[(&str, &str)]| read_valid(variables).listen.port();
+        assert_eq!(port(&[("PROXY_PORT", "9000")]), 9000);
+        assert_eq!(
+            port(&[("PROXY_PORT", "9000"), ("LISTEN_PORT", "9001")]),
+            9001
+        );
+        assert_eq!(port(&[("LISTEN_PORT", "0")]), 0);
+        assert_eq!(
+            read_faulty(&[("PROXY_PORT", "0")]),
+            ["PROXY_PORT=\"0\" is not a whole number from 1 to 65535"]
+        );
+        // What Kubernetes sets for a Service of the name `proxy`, and its like do not confuse.
+        assert_eq!(
+            port(&[("PROXY_PORT_8788_TCP", "tcp://10.0.0.1:8788")]),
+            8788
+        );
+        assert_eq!(
+            read_faulty(&[("PROXY_PORT", "tcp://10.0.0.1:8788")]),
+            ["PROXY_PORT=\"tcp://10.0.0.1:8788\" is not a whole number from 1 to 65535"]
+        );
+    }
+
+    #[test]
+    fn zero_means_no_limit_where_it_has_a_meaning() {
+        let config = read_valid(&[
+            ("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS", "0"),
+            ("STREAM_IDLE_TIMEOUT_SECONDS", "0.0"),
+            ("RETRY_BACKOFF_SECONDS", "0"),
+            ("DRAIN_TIMEOUT_SECONDS", "0"),
+        ]);
+        assert_eq!(config.attempts.last_header_timeout, None);
+        assert_eq!(config.stream_idle_timeout, None);
+        assert_eq!(config.attempts.backoff, Duration::ZERO);
+        assert_eq!(config.drain_timeout, Duration::ZERO);
+    }
+
+    #[test]
+    fn the_last_attempt_waits_as_long_as_the_others_unless_told_otherwise() {
+        let response = ("RESPONSE_HEADER_TIMEOUT_SECONDS", "7");
+        let last = |variables: &[(&str, &str)]| read_valid(variables).attempts.last_header_timeout;
+        assert_eq!(last(&[response]), Some(Duration::from_secs(7)));
+        let set = ("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS", "9");
+        assert_eq!(last(&[response, set]), Some(Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn every_worker_has_a_connection_of_the_limited_number() {
+        let workers = |connections_max| {
+            read_valid(&[
+                ("WORKERS", "8"),
+                ("UPSTREAM_MAX_CONNECTIONS", connections_max),
+            ])
+            .workers
+        };
+        assert_eq!(
+            (workers("0"), workers("3"), workers("8"), workers("9")),
+            (8, 3, 8, 8)
+        );
+    }
+
+    #[test]
+    fn words_are_read_in_any_case() {
+        for (text, level) in [
+            ("trace", LogLevel::Trace),
+            ("Debug", LogLevel::Debug),
+            ("INFO", LogLevel::Info),
+            ("warn", LogLevel::Warning),
+            ("WARNING", LogLevel::Warning),
+            ("error", LogLevel::Error),
+            ("Critical", LogLevel::Error),
+            ("off", LogLevel::Off),
+        ] {
+            assert_eq!(read_valid(&[("LOG_LEVEL", text)]).log_level, level);
+        }
+        assert_eq!(
+            read_valid(&[("LOG_FORMAT", "JSON")]).log_format,
+            LogFormat::Json
+        );
+    }
+
+    #[test]
+    fn what_this_version_cannot_do_is_refused_when_asked_for() {
+        for name in ["OUTBOUND_PROXY", "ADMIN_PORT"] {
+            let faults = read_faulty(&[(name, "http://user:canary@proxy:3128")]);
+            assert_eq!(faults, [format!("{name} is not supported by this version")]);
+            read_valid(&[(name, "")]);
+        }
+    }
+
+    #[test]
+    fn a_key_that_strangers_could_spend_is_warned_of() {
+        let key = ("UPSTREAM_API_KEY", "canary");
+        let warnings = |variables: &[(&str, &str)]| read_valid(variables).warnings();
+        for host in ["0.0.0.0", "::", "192.0.2.1"] {
+            let listen = ("LISTEN_HOST", host);
+            let lines = warnings(&[key, listen]);
+            assert_eq!(lines.len(), 1, "{host}");
+            assert!(!lines[0].contains("canary"));
+            assert!(warnings(&[listen]).is_empty());
+            assert!(warnings(&[key, listen, ("PROXY_ACCESS_TOKEN", "t")]).is_empty());
+        }
+        for host in ["127.0.0.2", "::1", "::ffff:127.0.0.1"] {
+            assert!(warnings(&[key, ("LISTEN_HOST", host)]).is_empty(), "{host}");
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! The path of a request, from the client's first byte to the last byte of its response.
+//!
+//! ```text
+//! read head -> buffer body -> attempt (at most N) -> read response head -> relay -> next request
+//!                                  |                       |
+//!                    upstream commit: first byte read      |
+//!                                       downstream commit: first byte sent
+//! ```
+use std::pin::pin;
+use std::rc::Rc;
+
+use crate::config::Config;
+use crate::downstream::body;
+use crate::downstream::client::{Client, Left};
+use crate::downstream::reply::{Answered, Answering, Unanswered};
+use crate::downstream::request::{self, Kind, Next, Request};
+use crate::http1::fields::{ResponseRules, write_response};
+use crate::http1::framing::Framing;
+use crate::http1::head::Version;
+use crate::net::buffer::Buffer;
+use crate::net::drain::Drain;
+use crate::net::tcp::Tcp;
+use crate::net::{Instant, select, sleep};
+use crate::refusal::Refusal;
+use crate::relay::{Aborted, Relay};
+use crate::telemetry::record::{Ids, Outcome, Record};
+use crate::upstream::attempt::{Committed, Limits};
+use crate::upstream::connection::Upstream;
+use crate::upstream::failure::{self, Failure};
+use crate::upstream::request::Replayable;
+use crate::upstream::response::Fault;
+
+/// Interim responses before the final one: more is an upstream out of its mind.
+const INTERIM_MAX: u32 = 32;
+
+/// What the tasks of one core share.
+pub struct Core {
+    /// The settings.
+    pub config: Rc<Config>,
+    /// The way up.
+    pub upstream: Upstream,
+    /// The word to finish.
+    pub drain: Drain,
+    /// The ids of log lines.
+    pub ids: Ids,
+}
+
+/// Serves one client's connection until either side has had enough.
+pub async fn serve(core: &Core, tcp: Tcp) {
+    let client = Client {
+        tcp,
+        limits: core.config.client.clone(),
+    };
+    let mut input = Buffer::empty();
+    let mut first = true;
+    loop {
+        let answered =
+            match request::next(&client, &mut input, &core.config, &core.drain, first).await {
+                Next::Nothing => return,
+                Next::Request(request) => exchange(core, &client, &mut input, *request).await,
+                Next::Refused(refusal) => {
+                    let record = Record::new(&core.ids, "-", "-");
+                    refuse(Unanswered::new(&client, false, false), &refusal, record).await
+                }
+            };
+        if !answered.keep_alive {
+            if answered.lingers {
+                client.linger().await;
+            }
+            return;
+        }
+        first = false;
+    }
+}
+
+/// One request and its one response.
+async fn exchange(
+    core: &Core,
+    client: &Client,
+    input: &mut Buffer,
+    mut request: Request,
+) -> Answered {
+    let draining = core.drain.has_started();
+    let keep_alive = request.keep_alive && !draining;
+    let reply = Unanswered::new(client, request.method == "HEAD", keep_alive);
+    if request.kind == Kind::Health {
+        return reply.tell_health(draining).await;
+    }
+    let mut record = Record::new(&core.ids, &request.method, &request.path);
+    let wire = match body::buffer(client, input, &mut request, &reply).await {
+        Ok(wire) => wire,
+        Err(body::Fault::Refused(refusal)) => return refuse(reply, &refusal, record).await,
+        Err(body::Fault::Left) => {
+            record.finish(&Outcome::ClientLeft("sending its request"), 0);
+            return Answered::GONE;
+        }
+    };
+    record.buffered(wire.iter().map(|block| block.len() as u64).sum());
+    let replayable = Replayable::new(wire, request.is_idempotent());
+    let mut left = pin!(client.left());
+    let mut left: Left<'_> = left.as_mut();
+    let attempted = select! {
+        // An answer that is here counts, even for a client that is about to leave.
+        biased;
+        attempted = attempt(core, replayable, &mut record) => attempted,
+        // Dropping the attempts ends the connection: nothing is sent again.
+        () = &mut left => {
+            record.finish(&Outcome::ClientLeft("waiting for the response"), 0);
+            return Answered::GONE;
+        }
+    };
+    match attempted {
+        Ok(committed) => respond(core, committed, reply, &request, record, &mut left).await,
+        Err(failure) => refuse(reply, &failure::refusal(&failure, record.sends), record).await,
+    }
+}
+
+/// Attempts the request until the upstream commits to an answer or the attempts are used up.
+async fn attempt(
+    core: &Core,
+    mut request: Replayable,
+    record: &mut Record,
+) -> Result<Committed, Failure> {
+    let attempts = &core.config.attempts;
+    // A reused connection that the upstream has closed is not its failure: once, that is free.
+    let mut stale_may_be_free = attempts.max > 1 || request.is_idempotent();
+    let (mut attempt, mut fresh) = (1, false);
+    loop {
+        let last = attempt == attempts.max;
+        let started = Instant::now();
+        let failed = match request
+            .attempt(&core.upstream, fresh, limits(core, last))
+            .await
+        {
+            Ok(committed) => {
+                record.sends += 1;
+                return Ok(committed);
+            }
+            Err(failed) => failed,
+        };
+        record.sends += u32::from(failed.was_sent());
+        fresh = true;
+        if failed.was_stale() && stale_may_be_free {
+            stale_may_be_free = false;
+            record.stale_connection(failed.failure());
+            request = failed.into_request();
+            continue;
+        }
+        let failure = failed.failure();
+        let again = !last && failure.may_pass();
+        record.attempt_failed(attempt, failure.phase(), started.elapsed(), failure, again);
+        if !again {
+            return Err(failed.into_failure());
+        }
+        sleep(attempts.backoff).await;
+        attempt += 1;
+        request = failed.into_request();
+    }
+}
+
+fn limits(core: &Core, last: bool) -> Limits {
+    let attempts = &core.config.attempts;
+    let usual = Some(attempts.header_timeout);
+    let (header, header_setting) = match last && attempts.last_header_timeout != usual {
+        true => (
+            attempts.last_header_timeout,
+            "LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS",
+        ),
+        false => (usual, "RESPONSE_HEADER_TIMEOUT_SECONDS"),
+    };
+    Limits {
+        write: attempts.write_timeout,
+        header,
+        header_setting,
+    }
+}
+
+/// No way back to another attempt: whatever comes is relayed, refused or broken off.
+async fn respond(
+    core: &Core,
+    mut committed: Committed,
+    reply: Unanswered<'_>,
+    request: &Request,
+    mut record: Record,
+    left: &mut Left<'_>,
+) -> Answered {
+    let mut reply = Reply::Unanswered(reply);
+    let mut interim_left = INTERIM_MAX;
+    let unchunk = request.version == Version::Http10;
+    let keep_alive = reply.keeps_alive();
+    loop {
+        let mut head = Buffer::small();
+        let read = committed.read_head(&request.method, |parsed, framing, connection| {
+            let to_close =
+                framing == Framing::UntilClose || (unchunk && framing == Framing::Chunked);
+            let interim = parsed.status < 200;
+            let rules = ResponseRules {
+                framing: if to_close {
+                    Framing::UntilClose
+                } else {
+                    framing
+                },
+                close: !interim && (to_close || !keep_alive),
+                attempts: (!interim).then_some(record.sends),
+            };
+            write_response(head.as_vec(), parsed, connection, &rules);
+        });
+        let read = select! {
+            biased;
+            read = read => read,
+            () = &mut *left => {
+                committed.close();
+                return reply.client_left(record, "waiting for the response");
+            }
+        };
+        let read = match read {
+            Ok(read) if read.status == 101 || (read.status < 200 && interim_left == 0) => Err(
+                Fault::Malformed("an interim response that was not asked for"),
+            ),
+            read => read,
+        };
+        match read {
+            Err(fault) => {
+                committed.close();
+                return reply.fail(&fault, record).await;
+            }
+            Ok(read) if read.status < 200 => {
+                interim_left -= 1;
+                committed.skip(&read);
+                let ours = read.status == 100 && request.expects_continue;
+                if unchunk || ours {
+                    continue; // HTTP/1.0 knows no interim responses, and our own 100 was sent
+                }
+                reply = match reply.send(&mut head, left).await {
+                    Ok(answering) => Reply::Answering(answering),
+                    Err(answered) => {
+                        committed.close();
+                        record.finish(&Outcome::ClientLeft("waiting for the response"), 0);
+                        return answered;
+                    }
+                };
+            }
+            Ok(read) => {
+                record.head(read.status);
+                let response = committed.into_response(&read);
+                let relay = Relay::new(response, unchunk, core.config.stream_idle_timeout);
+                return match relay {
+                    Ok(relay) => finish(core, relay, reply, head, record, left).await,
+                    Err(reason) => reply.fail(&Fault::Malformed(reason), record).await,
+                };
+            }
+        }
+    }
+}
+
+/// Sends the head with what came of the body, relays the rest, and keeps what can be kept.
+async fn finish(
+    core: &Core,
+    mut relay: Relay,
+    reply: Reply<'_>,
+    mut head: Buffer,
+    record: Record,
+    left: &mut Left<'_>,
+) -> Answered {
+    head.as_vec().extend_from_slice(&relay.first());
+    let (answered, conn, result) = match reply.send(&mut head, left).await {
+        Ok(answering) => {
+            drop(head);
+            let relayed = relay.run(answering, left).await;
+            (relayed.answered, relayed.conn, relayed.result)
+        }
+        Err(answered) => {
+            let (conn, aborted) = relay.abandon().await;
+            (answered, conn, Err(aborted))
+        }
+    };
+    if let Some(conn) = conn {
+        core.upstream.give_back(conn);
+    }
+    let outcome = match &result {
+        Ok(()) => Outcome::Answered,
+        Err(Aborted::ClientLeft { complete: true }) => {
+            Outcome::ClientLeft("after the end of the response")
+        }
+        Err(Aborted::ClientLeft { complete: false }) => Outcome::ClientLeft("during the response"),
+        Err(aborted) => Outcome::Aborted(aborted),
+    };
+    record.finish(&outcome, answered.sent);
+    answered
+}
+
+async fn refuse(reply: Unanswered<'_>, refusal: &Refusal, mut record: Record) -> Answered {
+    let told = refusal.tell();
+    record.status = Some(told.status.0);
+    let answered = reply.refuse(refusal, record.sends, &record.id).await;
+    record.finish(&Outcome::Refused(told.code), answered.sent);
+    answered
+}
+
+/// The client's side while response heads are read: an interim response commits downstream.
+enum Reply<'c> {
+    Unanswered(Unanswered<'c>),
+    Answering(Answering<'c>),
+}
+
+impl<'c> Reply<'c> {
+    fn keeps_alive(&self) -> bool {
+        match self {
+            Self::Unanswered(reply) => reply.keeps_alive(),
+            Self::Answering(_) => false,
+        }
+    }
+
+    /// Sends a head. `Err`: the client is gone.
+    async fn send(self, head: &mut Buffer, left: &mut Left<'_>) -> Result<Answering<'c>, Answered> {
+        let send = async {
+            match self {
+                Self::Unanswered(reply) => reply.begin(head).await,
+                Self::Answering(mut answering) => answering.write(head).await.map(|()| answering),
+            }
+        };
+        let sent = select! {
+            biased;
+            sent = send => sent.ok(),
+            () = left => None,
+        };
+        sent.ok_or(Answered::GONE)
+    }
+
+    fn client_left(self, record: Record, phase: &str) -> Answered {
+        record.finish(&Outcome::ClientLeft(phase), 0);
+        Answered::GONE
+    }
+
+    /// There is no final response head: told, or where an interim response has gone out, shown by
+    /// the end of the connection.
+    async fn fail(self, fault: &Fault, record: Record) -> Answered {
+        match self {
+            Self::Unanswered(reply) => {
+                let refusal = match fault {
+                    Fault::Timeout(message) => Refusal::HeaderTimeout(message.clone()),
+                    fault => Refusal::BadResponse(format!(
+                        "the upstream's response is unusable: {fault}"
+                    )),
+                };
+                refuse(reply, &refusal, record).await
+            }
+            Self::Answering(answering) => {
+                let answered = answering.break_off(false);
+                record.finish(&Outcome::Aborted(fault), answered.sent);
+                answered
+            }
+        }
+    }
+}

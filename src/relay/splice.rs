@@ -1,0 +1,73 @@
+//! Bulk from socket to socket without passing through this process.
+use crate::downstream::client::Left;
+use crate::downstream::reply::Answering;
+use crate::net::deadline::Deadline;
+use crate::net::select;
+use crate::net::splice::Pipe;
+use crate::net::tcp::Tcp;
+use crate::relay::{Aborted, Relay, client_error};
+
+impl Relay {
+    /// Whether the bytes to come are many, and plain on both sides.
+    pub(super) fn can_splice(&self) -> bool {
+        self.body.unseen(self.bulk) > 0 && self.response.conn.stream.as_plain().is_some()
+    }
+
+    /// Moves what the upstream has sent, as far as the body goes unseen, and returns when there is no
+    /// more for now: no pipe is held while waiting for the upstream.
+    pub(super) async fn splice(
+        &mut self,
+        answering: &mut Answering<'_>,
+        left: &mut Left<'_>,
+    ) -> Result<(), Aborted> {
+        let stream = self.response.conn.stream.clone();
+        let Some(from) = stream.as_plain() else {
+            return Ok(());
+        };
+        let mut pipe = Pipe::take().map_err(Aborted::Cut)?;
+        from.set_nonblocking().map_err(Aborted::Cut)?;
+        let to = answering.tcp();
+        to.set_nonblocking().map_err(|error| client_error(&error))?;
+        let mut unseen = self.body.unseen(self.bulk);
+        while unseen > 0 {
+            match pipe.fill(from, unseen).map_err(Aborted::Cut)? {
+                None => {
+                    self.bulk = false;
+                    return Ok(());
+                }
+                Some(0) => return self.end_of_stream(),
+                Some(count) => {
+                    unseen -= count as u64;
+                    self.empty(&mut pipe, to, answering, left).await?;
+                    self.ended |= self.body.passed(count as u64);
+                    self.breathe(answering, count as u64).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves all bytes of the pipe to the client, as long as it stays and takes some now and then.
+    async fn empty(
+        &mut self,
+        pipe: &mut Pipe,
+        to: &Tcp,
+        answering: &mut Answering<'_>,
+        left: &mut Left<'_>,
+    ) -> Result<(), Aborted> {
+        while pipe.held() > 0 {
+            if let Some(count) = pipe.drain(to).map_err(|error| client_error(&error))? {
+                answering.count(count as u64);
+                continue;
+            }
+            let stall = Deadline::after(answering.stall());
+            select! {
+                biased;
+                _ = to.writable() => (), // an error shows at the next splice
+                () = &mut *left => return Err(Aborted::ClientLeft { complete: false }),
+                () = stall.passed() => return Err(Aborted::ClientStalled),
+            }
+        }
+        Ok(())
+    }
+}

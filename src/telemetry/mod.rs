@@ -1,0 +1,3 @@
+//! What a core tells about its work: log lines.
+pub mod log;
+pub mod record;

@@ -1,0 +1,128 @@
+//! One exchange as its log lines tell it: one line when it ends, one for each failed attempt.
+//!
+//! Nothing here is secret: no field values, no query, no body.
+use std::cell::Cell;
+use std::fmt::Display;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use crate::net::Instant;
+
+/// Ids of one core: unlike those of other cores and other runs, and in order.
+pub struct Ids {
+    next: Cell<u64>,
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self {
+            next: Cell::new(RandomState::new().build_hasher().finish()),
+        }
+    }
+}
+
+impl Ids {
+    fn next(&self) -> String {
+        let id = self.next.get();
+        self.next.set(id.wrapping_add(1));
+        format!("{id:016x}")
+    }
+}
+
+/// What is known of an exchange so far.
+pub struct Record {
+    /// The id in the log lines and in `x-request-id`.
+    pub id: String,
+    /// How often the request was sent.
+    pub sends: u32,
+    /// The status that the client was told.
+    pub status: Option<u16>,
+    method: String,
+    path: String,
+    started: Instant,
+    request_bytes: u64,
+    header_time: Option<Duration>,
+}
+
+/// How an exchange ended.
+pub enum Outcome<'a> {
+    /// The upstream's response was relayed to its end.
+    Answered,
+    /// We answered ourselves; the code.
+    Refused(&'a str),
+    /// The client left; in which phase.
+    ClientLeft(&'a str),
+    /// The response was broken off; why.
+    Aborted(&'a dyn Display),
+}
+
+impl Record {
+    /// An exchange that begins now. `path` without its query.
+    pub fn new(ids: &Ids, method: &str, path: &str) -> Self {
+        Self {
+            id: ids.next(),
+            sends: 0,
+            status: None,
+            method: method.to_owned(),
+            path: path.to_owned(),
+            started: Instant::now(),
+            request_bytes: 0,
+            header_time: None,
+        }
+    }
+
+    /// The request has been buffered: its bytes as they go up, head included.
+    pub fn buffered(&mut self, bytes: u64) {
+        self.request_bytes = bytes;
+    }
+
+    /// The final response head has come.
+    pub fn head(&mut self, status: u16) {
+        self.status = Some(status);
+        self.header_time = Some(self.started.elapsed());
+    }
+
+    /// An attempt has failed.
+    pub fn attempt_failed(
+        &self,
+        attempt: u32,
+        phase: &str,
+        took: Duration,
+        cause: &dyn Display,
+        again: bool,
+    ) {
+        warn!(
+            id = %self.id, method = %self.method, path = %self.path, attempt, phase,
+            ms = millis(took), %cause, again, "attempt failed"
+        );
+    }
+
+    /// A reused connection turned out to be closed: no attempt is used up.
+    pub fn stale_connection(&self, cause: &dyn Display) {
+        debug!(id = %self.id, %cause, "stale connection, sent again on a fresh one");
+    }
+
+    /// The exchange has ended, with `response_bytes` written to the client.
+    pub fn finish(self, outcome: &Outcome<'_>, response_bytes: u64) {
+        let (outcome, detail): (&str, &dyn Display) = match outcome {
+            Outcome::Answered if self.sends > 1 => ("rescued", &""),
+            Outcome::Answered => ("answered", &""),
+            Outcome::Refused(code) => ("refused", code),
+            Outcome::ClientLeft(phase) => ("client left", phase),
+            Outcome::Aborted(cause) => ("aborted", cause),
+        };
+        info!(
+            id = %self.id, method = %self.method, path = %self.path,
+            status = self.status.unwrap_or_default(), attempts = self.sends,
+            request_bytes = self.request_bytes, response_bytes,
+            header_ms = self.header_time.map(millis), total_ms = millis(self.started.elapsed()),
+            outcome, %detail, "exchange"
+        );
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e4).round() / 10.0
+}

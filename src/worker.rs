@@ -1,0 +1,267 @@
+//! The cores: one thread, one runtime, one listener each. Start, accept, drain.
+use std::cell::Cell;
+use std::io;
+use std::net::TcpListener as StdTcpListener;
+use std::process;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::exchange::{Core, serve};
+use crate::net::catch::caught;
+use crate::net::deadline::Deadline;
+use crate::net::drain::Drain;
+use crate::net::driver::{self, Chosen, Runtime};
+use crate::net::listener::{Listener, bind_all};
+use crate::net::mailbox::{Mailbox, Notice, Receiver, mailbox};
+use crate::net::resolver::{self, Addresses, Refresh};
+use crate::net::tcp::Tcp;
+use crate::net::tls::TlsSettings;
+use crate::net::{Instant, select, sleep, spawn};
+use crate::telemetry::record::Ids;
+use crate::upstream::connection::Upstream;
+
+/// Pause of accepting after an error such as too many open files: it passes when connections close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often such an error is worth a line.
+const ACCEPT_WARN_INTERVAL: Duration = Duration::from_secs(5);
+/// Connections accepted before the tasks that serve them get their turn.
+const ACCEPT_BURST: usize = 64;
+/// How often a draining core looks whether its last connection has ended.
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
+
+/// Starts the workers and runs until SIGTERM or SIGINT has been obeyed. A second signal ends the
+/// process at once.
+///
+/// # Errors
+/// What stops the start: the port is in use, the CA file is unusable, no thread or ring to be had.
+pub fn run(config: &Config) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    raise_descriptor_limit();
+    let tls = match config.upstream.tls {
+        true => Some(tls_settings(config)?),
+        false => None,
+    };
+    let listeners = bind_all(config.listen, config.workers)
+        .map_err(|error| named(&error, &format!("cannot listen on {}", config.listen)))?;
+    let listen = listeners[0].local_addr()?;
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    for _ in &listeners {
+        let (sender, receiver) = mailbox()?;
+        senders.push(sender);
+        receivers.push(receiver);
+    }
+    let refresh = resolver::start(&config.upstream.host, config.upstream.port, senders.clone())?;
+    let (started, starts) = mpsc::channel();
+    let mut threads = Vec::new();
+    for (index, (listener, mailbox)) in listeners.into_iter().zip(receivers).enumerate() {
+        let seat = Seat {
+            config: config.clone(),
+            listener,
+            mailbox,
+            refresh: refresh.clone(),
+            tls: tls.clone(),
+            connections_max: share(config.upstream.connections_max, config.workers, index),
+        };
+        let started = started.clone();
+        let name = format!("worker-{index}");
+        threads.push(
+            thread::Builder::new()
+                .name(name)
+                .spawn(move || seat.work(&started))?,
+        );
+    }
+    drop(started);
+    announce(
+        config,
+        listen,
+        &starts.iter().collect::<io::Result<Vec<_>>>()?,
+    );
+
+    let handle = signals.handle();
+    let joined = thread::Builder::new()
+        .name("join".to_owned())
+        .spawn(move || {
+            let ended = threads
+                .into_iter()
+                .map(JoinHandle::join)
+                .all(|ended| ended.is_ok());
+            handle.close();
+            ended
+        })?;
+    for (count, signal) in signals.forever().enumerate() {
+        if count > 0 {
+            warn!(signal, "second signal, ending at once");
+            process::exit(1);
+        }
+        info!(
+            signal,
+            "draining, at most {} s",
+            config.drain_timeout.as_secs_f64()
+        );
+        for sender in &senders {
+            sender.send(Notice::Drain);
+        }
+    }
+    match joined.join() {
+        Ok(true) => Ok(()),
+        _ => Err(io::Error::other("a worker has ended by a panic")),
+    }
+}
+
+fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
+    let upstream = &config.upstream;
+    for reason in chosen.iter().take(1).flat_map(|chosen| &chosen.fallbacks) {
+        warn!("falling back to another driver: {reason}");
+    }
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
+    let driver = chosen.first().map_or("none", |chosen| chosen.name);
+    let scheme = if upstream.tls { "https" } else { "http" };
+    info!(
+        "listening on {listen}, {} workers on {driver}, upstream {scheme}://{}{}",
+        config.workers, upstream.authority, upstream.path
+    );
+}
+
+fn tls_settings(config: &Config) -> io::Result<TlsSettings> {
+    let settings = TlsSettings::new(&config.upstream.host, config.upstream.ca_file.as_deref());
+    settings.map_err(io::Error::other)
+}
+
+/// This core's part of a limit of the whole process; 0 = no limit.
+fn share(limit: usize, cores: usize, index: usize) -> usize {
+    limit / cores + usize::from(index < limit % cores)
+}
+
+/// Each connection is a descriptor or two: the soft limit is often 1024, the hard one is meant.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit); // then the soft limit it is
+}
+
+fn named(error: &io::Error, what: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+/// What a worker takes to its thread.
+struct Seat {
+    config: Config,
+    listener: StdTcpListener,
+    mailbox: Receiver,
+    refresh: Refresh,
+    tls: Option<TlsSettings>,
+    connections_max: usize,
+}
+
+impl Seat {
+    fn work(self, started: &mpsc::Sender<io::Result<Chosen>>) {
+        let built = driver::build().map_err(|error| named(&error, "cannot start a worker"));
+        let mut runtime: Runtime = match built {
+            Ok((runtime, chosen)) => {
+                let _ = started.send(Ok(chosen));
+                runtime
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return;
+            }
+        };
+        let ended = runtime.block_on(self.run());
+        if let Err(error) = ended {
+            let _ = started.send(Err(error));
+        }
+        // A dropped runtime would leak what is pending; the process is about to exit.
+        std::mem::forget(runtime);
+    }
+
+    async fn run(self) -> io::Result<()> {
+        let config = Rc::new(self.config);
+        let addresses = Addresses::new(self.refresh);
+        let core = Rc::new(Core {
+            upstream: Upstream::new(config.clone(), addresses, self.tls, self.connections_max),
+            drain: Drain::default(),
+            ids: Ids::default(),
+            config,
+        });
+        let listener = Listener::new(self.listener)?;
+        let (watching, told) = (core.clone(), core.clone());
+        let mailbox = self.mailbox.open()?;
+        spawn(async move { watching.upstream.watch_idle().await });
+        spawn(hear(mailbox, told));
+        let open = Rc::new(Cell::new(0_usize));
+        accept(&core, &listener, &open).await;
+        drop(listener);
+        let deadline = Deadline::after(core.config.drain_timeout);
+        while open.get() > 0 && !deadline.has_passed() {
+            sleep(DRAIN_LOOK).await;
+        }
+        if open.get() > 0 {
+            warn!(
+                connections = open.get(),
+                "drain time is over, closing what is left"
+            );
+        }
+        Ok(())
+    }
+}
+
+async fn hear(mut mailbox: Mailbox, core: Rc<Core>) {
+    while let Some(notice) = mailbox.next().await {
+        match notice {
+            Notice::Drain => core.drain.start(),
+            Notice::Resolved(resolved) => core.upstream.resolved(resolved),
+        }
+    }
+}
+
+/// Accepts until the core drains, and then what is already in the queue: closing a listener resets
+/// what waits there.
+async fn accept(core: &Rc<Core>, listener: &Listener, open: &Rc<Cell<usize>>) {
+    let mut warned: Option<Instant> = None;
+    while !core.drain.has_started() {
+        select! {
+            biased;
+            () = core.drain.started() => (),
+            _ = listener.readable() => (), // an error shows at the accept
+        }
+        for _ in 0..ACCEPT_BURST {
+            match listener.try_accept() {
+                Ok(Some(tcp)) => start(core, tcp, open),
+                Ok(None) => break,
+                Err(error) => {
+                    if warned.is_none_or(|at| at.elapsed() > ACCEPT_WARN_INTERVAL) {
+                        warned = Some(Instant::now());
+                        warn!(%error, open = open.get(), "cannot accept for now");
+                    }
+                    sleep(ACCEPT_PAUSE).await;
+                    break;
+                }
+            }
+        }
+    }
+    while let Ok(Some(tcp)) = listener.try_accept() {
+        start(core, tcp, open);
+    }
+}
+
+/// Serves a connection in a task of its own. A panic ends that task and its connection.
+fn start(core: &Rc<Core>, tcp: Tcp, open: &Rc<Cell<usize>>) {
+    let (core, open) = (core.clone(), open.clone());
+    open.set(open.get() + 1);
+    spawn(async move {
+        if let Err(panic) = caught(serve(&core, tcp)).await {
+            error!(panic, "a connection's task has panicked and is closed");
+        }
+        open.set(open.get() - 1);
+    });
+}
