@@ -128,17 +128,14 @@ async fn attempt(
     loop {
         let last = attempt == attempts.max;
         let started = Instant::now();
-        let failed = match request
-            .attempt(&core.upstream, fresh, limits(core, last))
-            .await
-        {
-            Ok(committed) => {
-                record.sends += 1;
-                return Ok(committed);
-            }
+        let limits = limits(core, last);
+        let attempted = request
+            .attempt(&core.upstream, fresh, limits, &mut record.sends)
+            .await;
+        let failed = match attempted {
+            Ok(committed) => return Ok(committed),
             Err(failed) => failed,
         };
-        record.sends += u32::from(failed.was_sent());
         fresh = true;
         if failed.was_stale() && stale_may_be_free {
             stale_may_be_free = false;

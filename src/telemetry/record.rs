@@ -106,19 +106,19 @@ impl Record {
 
     /// The exchange has ended, with `response_bytes` written to the client.
     pub fn finish(self, outcome: &Outcome<'_>, response_bytes: u64) {
-        let (outcome, detail): (&str, &dyn Display) = match outcome {
-            Outcome::Answered if self.sends > 1 => ("rescued", &""),
-            Outcome::Answered => ("answered", &""),
-            Outcome::Refused(code) => ("refused", code),
-            Outcome::ClientLeft(phase) => ("client left", phase),
-            Outcome::Aborted(cause) => ("aborted", cause),
+        let (outcome, detail): (&str, Option<&dyn Display>) = match outcome {
+            Outcome::Answered if self.sends > 1 => ("rescued", None),
+            Outcome::Answered => ("answered", None),
+            Outcome::Refused(code) => ("refused", Some(code)),
+            Outcome::ClientLeft(phase) => ("client left", Some(phase)),
+            Outcome::Aborted(cause) => ("aborted", Some(*cause)),
         };
         info!(
             id = %self.id, method = %self.method, path = %self.path,
-            status = self.status.unwrap_or_default(), attempts = self.sends,
+            status = self.status, attempts = self.sends,
             request_bytes = self.request_bytes, response_bytes,
             header_ms = self.header_time.map(millis), total_ms = millis(self.started.elapsed()),
-            outcome, %detail, "exchange"
+            outcome, detail = detail.map(tracing::field::display), "exchange"
         );
     }
 }

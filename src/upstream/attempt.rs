@@ -10,8 +10,9 @@
 //! ```compile_fail,E0382
 //! # use codex_reset_proxy::upstream::{attempt::Limits, connection::Upstream, request::Replayable};
 //! # async fn f(request: Replayable, upstream: &Upstream, limits: Limits) {
-//! if let Ok(committed) = request.attempt(upstream, false, limits).await {
-//!     let _ = request.attempt(upstream, true, limits).await; // error: use of moved value
+//! let mut sends = 0;
+//! if let Ok(committed) = request.attempt(upstream, false, limits, &mut sends).await {
+//!     let _ = request.attempt(upstream, true, limits, &mut sends).await; // error: use of moved value
 //! }
 //! # }
 //! ```
@@ -21,7 +22,7 @@
 //! ```compile_fail,E0451
 //! # use codex_reset_proxy::upstream::{attempt::Failed, failure::Failure, request::Replayable};
 //! # fn f(request: Replayable) {
-//! let _ = Failed { failure: Failure::Closed, request, sent: false, stale: false }; // error: private
+//! let _ = Failed { failure: Failure::Closed, request, stale: false }; // error: private
 //! # }
 //! ```
 use std::cell::Cell;
@@ -60,7 +61,6 @@ pub struct Limits {
 pub struct Failed {
     failure: Failure,
     request: Replayable,
-    sent: bool,
     stale: bool,
 }
 
@@ -68,11 +68,6 @@ impl Failed {
     /// Why.
     pub fn failure(&self) -> &Failure {
         &self.failure
-    }
-
-    /// Whether the request, or a part of it, was handed to a connection.
-    pub fn was_sent(&self) -> bool {
-        self.sent
     }
 
     /// Whether the connection was a reused one that the upstream had closed: not its failure.
@@ -129,7 +124,7 @@ impl Sending {
 
 impl Replayable {
     /// Sends the request once and waits until the upstream answers with at least one byte; `fresh`
-    /// on a brand-new connection.
+    /// on a brand-new connection. `sends` counts the connections it is put on.
     ///
     /// Dropping the future closes the connection: the request counts as sent and is gone.
     pub async fn attempt(
@@ -137,11 +132,13 @@ impl Replayable {
         upstream: &Upstream,
         fresh: bool,
         limits: Limits,
+        sends: &mut u32,
     ) -> Result<Committed, Failed> {
         let conn = match upstream.connection(fresh).await {
             Ok(conn) => conn,
-            Err(failure) => return Err(self.failed(failure, false, false)),
+            Err(failure) => return Err(self.failed(failure, false)),
         };
+        *sends += 1;
         let addr = conn.addr;
         let sent = self.send(conn, limits).await;
         if let Err(failed) = &sent
@@ -207,7 +204,7 @@ impl Replayable {
             };
         }
         if let Ok(1..) = read {
-            if matches!(deadline.left(), None) {
+            if deadline.left().is_none() {
                 deadline = Deadline::after_if(limits.header); // answered before it was all sent
             }
             let sending = sending.unwrap_or(Sending::Broken);
@@ -222,14 +219,13 @@ impl Replayable {
         let failure = failure(read, sending.err(), limits);
         let stale = conn.reused && failure.is_stale();
         conn.close();
-        Err(self.failed(failure, true, stale))
+        Err(self.failed(failure, stale))
     }
 
-    fn failed(self, failure: Failure, sent: bool, stale: bool) -> Failed {
+    fn failed(self, failure: Failure, stale: bool) -> Failed {
         Failed {
             failure,
             request: self,
-            sent,
             stale,
         }
     }
