@@ -5,7 +5,7 @@ use std::net::TcpListener as StdTcpListener;
 use std::process;
 use std::rc::Rc;
 use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -75,7 +75,7 @@ pub fn run(config: &Config) -> io::Result<()> {
         threads.push(
             thread::Builder::new()
                 .name(name)
-                .spawn(move || seat.work(&started))?,
+                .spawn(move || seat.work(started))?,
         );
     }
     drop(started);
@@ -89,10 +89,14 @@ pub fn run(config: &Config) -> io::Result<()> {
     let joined = thread::Builder::new()
         .name("join".to_owned())
         .spawn(move || {
+            let panicked = |_| Err(io::Error::other("a worker has panicked"));
             let ended = threads
                 .into_iter()
-                .map(JoinHandle::join)
-                .all(|ended| ended.is_ok());
+                .map(|thread| thread.join().unwrap_or_else(panicked));
+            let ended = ended
+                .collect::<Vec<_>>()
+                .into_iter()
+                .collect::<io::Result<()>>();
             handle.close();
             ended
         })?;
@@ -110,10 +114,9 @@ pub fn run(config: &Config) -> io::Result<()> {
             sender.send(Notice::Drain);
         }
     }
-    match joined.join() {
-        Ok(true) => Ok(()),
-        _ => Err(io::Error::other("a worker has ended by a panic")),
-    }
+    joined
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the end of the workers was not seen")))
 }
 
 fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
@@ -164,7 +167,8 @@ struct Seat {
 }
 
 impl Seat {
-    fn work(self, started: &mpsc::Sender<io::Result<Chosen>>) {
+    /// Says through `started` how the start went, then works until the core has drained.
+    fn work(self, started: mpsc::Sender<io::Result<Chosen>>) -> io::Result<()> {
         let built = driver::build().map_err(|error| named(&error, "cannot start a worker"));
         let mut runtime: Runtime = match built {
             Ok((runtime, chosen)) => {
@@ -173,15 +177,14 @@ impl Seat {
             }
             Err(error) => {
                 let _ = started.send(Err(error));
-                return;
+                return Ok(());
             }
         };
+        drop(started); // the start is over when every worker has done so
         let ended = runtime.block_on(self.run());
-        if let Err(error) = ended {
-            let _ = started.send(Err(error));
-        }
         // A dropped runtime would leak what is pending; the process is about to exit.
         std::mem::forget(runtime);
+        ended
     }
 
     async fn run(self) -> io::Result<()> {
