@@ -36,6 +36,19 @@ pub async fn buffer(
     request: &mut Request,
     reply: &Unanswered<'_>,
 ) -> Result<Vec<Bytes>, Fault> {
+    let wire = buffer_wire(client, input, request, reply).await;
+    if input.is_empty() {
+        *input = Buffer::empty(); // nothing is held while the response is awaited
+    }
+    wire
+}
+
+async fn buffer_wire(
+    client: &Client,
+    input: &mut Buffer,
+    request: &mut Request,
+    reply: &Unanswered<'_>,
+) -> Result<Vec<Bytes>, Fault> {
     let mut head = std::mem::take(&mut request.head);
     if request.expects_continue && input.is_empty() && request.framing != Framing::Length(0) {
         reply.go_on().await.map_err(|_| Fault::Left)?;

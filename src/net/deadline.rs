@@ -1,7 +1,10 @@
 //! Until when something may take.
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use monoio::time::{Instant, sleep_until, timeout_at};
+use monoio::time::{Instant, Sleep, sleep_until};
+use pin_project_lite::pin_project;
 
 /// A point in time, or none where there is no limit.
 ///
@@ -49,17 +52,50 @@ impl Deadline {
     /// Waits for it.
     pub async fn passed(self) {
         match self.0 {
-            Some(at) => sleep_until(at).await,
+            // Boxed: a timer has 640 bytes, and a task holds the sum of what it may wait for.
+            Some(at) => Box::pin(sleep_until(at)).await,
             None => std::future::pending().await,
         }
     }
 
     /// Awaits `future` as long as there is time. A result that is ready beats a deadline that has
     /// passed. The future is dropped when there is none.
-    pub async fn limit<T>(self, future: impl Future<Output = T>) -> Result<T, Elapsed> {
-        match self.0 {
-            Some(at) => timeout_at(at, future).await.map_err(|_| Elapsed),
-            None => Ok(future.await),
+    pub fn limit<F: Future>(self, future: F) -> Limited<F> {
+        Limited {
+            future,
+            at: self.0,
+            timer: None,
         }
+    }
+}
+
+/// Waits for `duration`.
+pub async fn sleep(duration: Duration) {
+    Deadline::after(duration).passed().await;
+}
+
+pin_project! {
+    /// A future with a deadline. Its timer is set when the future does not end at once.
+    pub struct Limited<F> {
+        #[pin]
+        future: F,
+        at: Option<Instant>,
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<F: Future> Future for Limited<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        let Some(at) = *this.at else {
+            return Poll::Pending;
+        };
+        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        timer.as_mut().poll(cx).map(|()| Err(Elapsed))
     }
 }

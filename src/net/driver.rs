@@ -73,7 +73,7 @@ pub fn build() -> io::Result<(Runtime, Chosen)> {
 /// wait, and waking oneself puts the task at the front of the queue: only a timer yields.
 pub async fn yield_to_others(socket: &Tcp) {
     if ON_EPOLL.get() {
-        monoio::time::sleep(Duration::ZERO).await;
+        crate::net::sleep(Duration::ZERO).await;
     } else {
         // An error shows at the next read or write.
         let _ = socket.writable().await;

@@ -9,12 +9,12 @@ use bytes::Bytes;
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncWriteRent, CancelHandle, CancelableAsyncReadRent};
 use monoio::net::TcpStream;
-use monoio::time::timeout;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{RecvFlags, Shutdown, sockopt};
 
 use crate::net::buffer::Buffer;
+use crate::net::deadline::Deadline;
 
 /// Silence after which a peer is asked whether it is still there, and how it may fail to say so:
 /// dead peers and forgotten NAT entries show after 60 seconds.
@@ -114,7 +114,8 @@ impl Tcp {
         let (mut sent, length) = (start, buf.bytes_init());
         while sent < length {
             let write = self.stream_mut().write(buf.slice(sent..length));
-            let (written, slice) = timeout(stall, write)
+            let (written, slice) = Deadline::after(stall)
+                .limit(write)
                 .await
                 .map_err(|_| io::ErrorKind::TimedOut)?;
             buf = slice.into_inner();

@@ -95,7 +95,8 @@ impl Upstream {
         self.make_room();
         let limit = self.config.attempts.connect_timeout;
         let deadline = Deadline::after(limit);
-        let connected = deadline.limit(self.connect(deadline)).await;
+        // Boxed: connecting is rare, and its state is large beside that of an exchange.
+        let connected = deadline.limit(Box::pin(self.connect(deadline))).await;
         let connected = connected.unwrap_or(Err(Failure::ConnectTimeout(limit)));
         if connected.is_err() {
             self.addresses.refresh();
