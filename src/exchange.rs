@@ -57,10 +57,15 @@ pub async fn serve(core: &Core, tcp: Tcp) {
         let answered =
             match request::next(&client, &mut input, &core.config, &core.drain, first).await {
                 Next::Nothing => return,
-                Next::Request(request) => exchange(core, &client, &mut input, *request).await,
+                Next::Request(request) => exchange(core, &client, &mut input, request).await,
                 Next::Refused(refusal) => {
-                    let record = Record::new(&core.ids, "-", "-");
-                    refuse(Unanswered::new(&client, false, false), &refusal, record).await
+                    let mut record = Record::new(&core.ids, "-", "-");
+                    refuse(
+                        Unanswered::new(&client, false, false),
+                        &refusal,
+                        &mut record,
+                    )
+                    .await
                 }
             };
         if !answered.keep_alive {
@@ -78,23 +83,23 @@ async fn exchange(
     core: &Core,
     client: &Client,
     input: &mut Buffer,
-    mut request: Request,
+    mut request: Box<Request>,
 ) -> Answered {
     let draining = core.drain.has_started();
     let keep_alive = request.keep_alive && !draining;
     let reply = Unanswered::new(client, request.method == "HEAD", keep_alive);
-    if request.kind == Kind::Health {
-        return reply.tell_health(draining).await;
-    }
     let mut record = Record::new(&core.ids, &request.method, &request.path);
     let wire = match body::buffer(client, input, &mut request, &reply).await {
         Ok(wire) => wire,
-        Err(body::Fault::Refused(refusal)) => return refuse(reply, &refusal, record).await,
+        Err(body::Fault::Refused(refusal)) => return refuse(reply, &refusal, &mut record).await,
         Err(body::Fault::Left) => {
             record.finish(&Outcome::ClientLeft("sending its request"), 0);
             return Answered::GONE;
         }
     };
+    if request.kind == Kind::Health {
+        return reply.tell_health(draining).await;
+    }
     record.buffered(wire.iter().map(|block| block.len() as u64).sum());
     let replayable = Replayable::new(wire, request.is_idempotent());
     let mut left = pin!(client.left());
@@ -102,7 +107,8 @@ async fn exchange(
     let attempted = select! {
         // An answer that is here counts, even for a client that is about to leave.
         biased;
-        attempted = attempt(core, replayable, &mut record) => attempted,
+        // Boxed: gone while the response is relayed, which may be for an hour.
+        attempted = Box::pin(attempt(core, replayable, &mut record)) => attempted,
         // Dropping the attempts ends the connection: nothing is sent again.
         () = &mut left => {
             record.finish(&Outcome::ClientLeft("waiting for the response"), 0);
@@ -110,8 +116,15 @@ async fn exchange(
         }
     };
     match attempted {
-        Ok(committed) => respond(core, committed, reply, &request, record, &mut left).await,
-        Err(failure) => refuse(reply, &failure::refusal(&failure, record.sends), record).await,
+        Ok(committed) => respond(core, committed, reply, &request, &mut record, &mut left).await,
+        Err(failure) => {
+            refuse(
+                reply,
+                &failure::refusal(&failure, record.sends),
+                &mut record,
+            )
+            .await
+        }
     }
 }
 
@@ -178,7 +191,7 @@ async fn respond(
     mut committed: Committed,
     reply: Unanswered<'_>,
     request: &Request,
-    mut record: Record,
+    record: &mut Record,
     left: &mut Left<'_>,
 ) -> Answered {
     let mut reply = Reply::Unanswered(reply);
@@ -253,10 +266,10 @@ async fn respond(
 /// Sends the head with what came of the body, relays the rest, and keeps what can be kept.
 async fn finish(
     core: &Core,
-    mut relay: Relay,
+    mut relay: Box<Relay>,
     reply: Reply<'_>,
     mut head: Buffer,
-    record: Record,
+    record: &Record,
     left: &mut Left<'_>,
 ) -> Answered {
     head.as_vec().extend_from_slice(&relay.first());
@@ -286,7 +299,7 @@ async fn finish(
     answered
 }
 
-async fn refuse(reply: Unanswered<'_>, refusal: &Refusal, mut record: Record) -> Answered {
+async fn refuse(reply: Unanswered<'_>, refusal: &Refusal, record: &mut Record) -> Answered {
     let told = refusal.tell();
     record.status = Some(told.status.0);
     let answered = reply.refuse(refusal, record.sends, &record.id).await;
@@ -324,14 +337,14 @@ impl<'c> Reply<'c> {
         sent.ok_or(Answered::GONE)
     }
 
-    fn client_left(self, record: Record, phase: &str) -> Answered {
+    fn client_left(self, record: &Record, phase: &str) -> Answered {
         record.finish(&Outcome::ClientLeft(phase), 0);
         Answered::GONE
     }
 
     /// There is no final response head: told, or where an interim response has gone out, shown by
     /// the end of the connection.
-    async fn fail(self, fault: &Fault, record: Record) -> Answered {
+    async fn fail(self, fault: &Fault, record: &mut Record) -> Answered {
         match self {
             Self::Unanswered(reply) => {
                 let refusal = match fault {

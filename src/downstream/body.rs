@@ -221,7 +221,13 @@ impl Blocks {
     fn append(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.last.spare() == 0 {
-                self.next(bytes.len() as u64);
+                // Where the length is not known, what has come says what to expect.
+                let more = if self.full.is_empty() {
+                    bytes.len() as u64
+                } else {
+                    u64::MAX
+                };
+                self.next(more);
             }
             let (fits, rest) = bytes.split_at(bytes.len().min(self.last.spare()));
             self.last.as_vec().extend_from_slice(fits);

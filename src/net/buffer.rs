@@ -12,9 +12,9 @@ pub const SMALL_BYTES: usize = 16 << 10;
 /// Holds a piece of a bulk transfer; four TLS records.
 pub const LARGE_BYTES: usize = 64 << 10;
 
-/// Buffers kept by a core when nobody uses them: 4 MiB of each size.
-const SMALL_KEPT_MAX: usize = 256;
-const LARGE_KEPT_MAX: usize = 64;
+/// Buffers kept by a core when nobody uses them: 2 MiB of each size.
+const SMALL_KEPT_MAX: usize = 128;
+const LARGE_KEPT_MAX: usize = 32;
 
 thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool { small: Vec::new(), large: Vec::new() }) };

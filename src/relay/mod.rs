@@ -80,7 +80,8 @@ impl fmt::Display for Aborted {
 }
 
 impl Relay {
-    /// Follows what came with the head; `unchunk` for a client that does not know chunked.
+    /// Follows what came with the head; `unchunk` for a client that does not know chunked. Boxed: it
+    /// goes through several hands, and each would hold it.
     ///
     /// # Errors
     /// The beginning of the body is malformed: the client can still be told.
@@ -88,8 +89,8 @@ impl Relay {
         response: Response,
         unchunk: bool,
         idle_timeout: Option<Duration>,
-    ) -> Result<Self, &'static str> {
-        let mut relay = Self {
+    ) -> Result<Box<Self>, &'static str> {
+        let mut relay = Box::new(Self {
             body: Body::new(response.framing, unchunk),
             response,
             excess: false,
@@ -97,7 +98,7 @@ impl Relay {
             bulk: false,
             since_yield: 0,
             idle_timeout,
-        };
+        });
         let mut received = std::mem::take(&mut relay.response.received);
         relay.follow(&mut received)?;
         relay.response.received = received;
@@ -110,18 +111,26 @@ impl Relay {
     }
 
     /// Relays the rest.
-    pub async fn run(mut self, mut answering: Answering<'_>, left: &mut Left<'_>) -> Relayed {
+    pub async fn run(
+        mut self: Box<Self>,
+        mut answering: Answering<'_>,
+        left: &mut Left<'_>,
+    ) -> Relayed {
         let result = self.forward(&mut answering, left).await;
         self.finish(answering, result).await
     }
 
     /// Ends a relay whose head could not be sent: the client is gone.
-    pub async fn abandon(mut self) -> (Option<Connection>, Aborted) {
+    pub async fn abandon(mut self: Box<Self>) -> (Option<Connection>, Aborted) {
         let complete = self.drain().await;
         (self.reusable(), Aborted::ClientLeft { complete })
     }
 
-    async fn finish(mut self, answering: Answering<'_>, result: Result<(), Aborted>) -> Relayed {
+    async fn finish(
+        mut self: Box<Self>,
+        answering: Answering<'_>,
+        result: Result<(), Aborted>,
+    ) -> Relayed {
         let until_close = self.body.is_close_delimited();
         match result {
             Ok(()) => Relayed {
@@ -245,7 +254,7 @@ impl Relay {
     /// Follows the response a little further for nobody; whether it came to its end.
     async fn drain(&mut self) -> bool {
         let deadline = Deadline::after(DRAIN);
-        let (mut scrap, mut bytes) = (Buffer::small(), 0);
+        let mut bytes = 0;
         while !self.ended && bytes < DRAIN_BYTES_MAX {
             if deadline
                 .limit(self.response.conn.stream.readable())
@@ -254,17 +263,17 @@ impl Relay {
             {
                 break;
             }
+            let mut scrap = Buffer::small();
             if self.read(&mut scrap).is_err() {
                 break;
             }
             bytes += scrap.len();
-            scrap.clear();
         }
         self.ended
     }
 
     /// The connection, after a complete exchange that left it clean; closed otherwise.
-    fn reusable(self) -> Option<Connection> {
+    fn reusable(self: Box<Self>) -> Option<Connection> {
         let Response {
             conn,
             keeps,

@@ -105,7 +105,7 @@ impl Record {
     }
 
     /// The exchange has ended, with `response_bytes` written to the client.
-    pub fn finish(self, outcome: &Outcome<'_>, response_bytes: u64) {
+    pub fn finish(&self, outcome: &Outcome<'_>, response_bytes: u64) {
         let (outcome, detail): (&str, Option<&dyn Display>) = match outcome {
             Outcome::Answered if self.sends > 1 => ("rescued", None),
             Outcome::Answered => ("answered", None),
