@@ -127,10 +127,10 @@ async fn unchunk(client: &Client, input: &mut Buffer, blocks: &mut Blocks) -> Re
                 run.map_err(|_| Refusal::BadRequest("the chunked body is malformed"))?;
             if run == Run::Data {
                 length += bytes as u64;
-                if length > bytes_max {
-                    return Err(Refusal::BodyTooLarge(bytes_max).into());
-                }
                 blocks.append(&input[..bytes]);
+            }
+            if length + decoder.data_left() > bytes_max {
+                return Err(Refusal::BodyTooLarge(bytes_max).into()); // as soon as it is claimed
             }
             input.consume(bytes);
             if run == Run::LastChunk {

@@ -1,6 +1,7 @@
 //! A request's head: read under a size and a time limit, checked, and rewritten as it goes up.
 use std::time::Duration;
 
+use memchr::memchr;
 use subtle::ConstantTimeEq;
 
 use crate::config::Config;
@@ -130,10 +131,13 @@ async fn read_head(
             .head_length(input)
             .map_err(|error| Some(refusal(error)))?
         {
-            return match length {
-                ..=HEAD_BYTES_MAX => Ok(length),
-                _ => Err(Some(Refusal::FieldsTooLarge)),
-            };
+            if memchr(b'\n', input).is_some_and(|end| end > LINE_BYTES_MAX) {
+                return Err(Some(Refusal::UriTooLong));
+            }
+            if length > HEAD_BYTES_MAX {
+                return Err(Some(Refusal::FieldsTooLarge));
+            }
+            return Ok(length);
         }
         if scan.in_start_line() && input.len() > LINE_BYTES_MAX {
             return Err(Some(Refusal::UriTooLong));

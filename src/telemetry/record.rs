@@ -4,11 +4,10 @@
 use std::cell::Cell;
 use std::fmt::Display;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use crate::net::Instant;
+use std::time::{Duration, Instant};
 
 /// Ids of one core: unlike those of other cores and other runs, and in order.
 pub struct Ids {

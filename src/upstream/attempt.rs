@@ -261,7 +261,13 @@ fn start(
     let (wire, stream, done) = (wire.clone(), stream.clone(), guard.done.clone());
     let task = spawn(async move {
         for block in wire.iter() {
-            stream.write(block.clone(), stall).await?;
+            let written = stream.write(block.clone(), stall).await;
+            if let Err(error) = written {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    stream.close(); // an answer that has begun ends as well
+                }
+                return Err(error);
+            }
         }
         done.set(true);
         Ok(())
