@@ -6,6 +6,13 @@
 //!               \--refuse---------------------------> Answered
 //! ```
 //!
+//! ```
+//! # use codex_reset_proxy::{downstream::reply::Unanswered, net::buffer::Buffer, refusal::Refusal};
+//! # async fn f(reply: Unanswered<'_>, mut head: Buffer, refusal: Refusal) {
+//! let _answered = reply.refuse(&refusal, 1, "id").await;
+//! # }
+//! ```
+//!
 //! After the first response byte no status code can be chosen any more:
 //!
 //! ```compile_fail,E0382

@@ -5,7 +5,19 @@
 //!              \----------> Ok(Committed)  -- its response     --> relay    (no way back)
 //! ```
 //!
-//! A request that drew a response byte cannot be sent again:
+//! A request that drew no response byte can be sent again:
+//!
+//! ```
+//! # use codex_reset_proxy::upstream::{attempt::Limits, connection::Upstream, request::Replayable};
+//! # async fn f(request: Replayable, upstream: &Upstream, limits: Limits) {
+//! let mut sends = 0;
+//! if let Err(failed) = request.attempt(upstream, false, limits, &mut sends).await {
+//!     let _ = failed.into_request().attempt(upstream, true, limits, &mut sends).await;
+//! }
+//! # }
+//! ```
+//!
+//! One that drew a response byte cannot:
 //!
 //! ```compile_fail,E0382
 //! # use codex_reset_proxy::upstream::{attempt::Limits, connection::Upstream, request::Replayable};
