@@ -58,8 +58,8 @@ pub async fn serve(core: &Core, tcp: Tcp) {
             match request::next(&client, &mut input, &core.config, &core.drain, first).await {
                 Next::Nothing => return,
                 Next::Request(request) => exchange(core, &client, &mut input, request).await,
-                Next::Refused(refusal) => {
-                    let mut record = Record::new(&core.ids, "-", "-");
+                Next::Refused(refusal, named) => {
+                    let mut record = Record::new(&core.ids, &named.method, &named.path);
                     refuse(
                         Unanswered::new(&client, false, false),
                         &refusal,
@@ -87,8 +87,8 @@ async fn exchange(
 ) -> Answered {
     let draining = core.drain.has_started();
     let keep_alive = request.keep_alive && !draining;
-    let reply = Unanswered::new(client, request.method == "HEAD", keep_alive);
-    let mut record = Record::new(&core.ids, &request.method, &request.path);
+    let reply = Unanswered::new(client, request.named.method == "HEAD", keep_alive);
+    let mut record = Record::new(&core.ids, &request.named.method, &request.named.path);
     let wire = match body::buffer(client, input, &mut request, &reply).await {
         Ok(wire) => wire,
         Err(body::Fault::Refused(refusal)) => return refuse(reply, &refusal, &mut record).await,
@@ -200,7 +200,7 @@ async fn respond(
     let keep_alive = reply.keeps_alive();
     loop {
         let mut head = Buffer::small();
-        let read = committed.read_head(&request.method, |parsed, framing, connection| {
+        let read = committed.read_head(&request.named.method, |parsed, framing, connection| {
             let to_close =
                 framing == Framing::UntilClose || (unchunk && framing == Framing::Chunked);
             let interim = parsed.status < 200;

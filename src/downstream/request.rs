@@ -18,6 +18,8 @@ use crate::refusal::Refusal;
 
 /// Largest request head.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Most bytes of a path in a log line.
+const LOGGED_BYTES_MAX: usize = 256;
 /// Longest request-line.
 const LINE_BYTES_MAX: usize = 32 << 10;
 
@@ -26,17 +28,23 @@ pub enum Next {
     /// A request to be exchanged.
     Request(Box<Request>),
     /// A head that is refused: the message's end is uncertain, the connection ends.
-    Refused(Refusal),
+    Refused(Refusal, Named),
     /// No request: the client has left, was idle too long, or we are draining.
     Nothing,
 }
 
-/// A request whose head has been read and rewritten.
-pub struct Request {
+/// A request as a log line names it.
+pub struct Named {
     /// The method.
     pub method: String,
-    /// The path of its target, without the query: fit for a log line.
+    /// The path of its target, without the query, and not all of a very long one.
     pub path: String,
+}
+
+/// A request whose head has been read and rewritten.
+pub struct Request {
+    /// Its method and path.
+    pub named: Named,
     /// The client's version.
     pub version: Version,
     /// How its body ends.
@@ -49,6 +57,25 @@ pub struct Request {
     pub head: Buffer,
     /// What is to be done with it.
     pub kind: Kind,
+}
+
+impl Named {
+    fn of(head: &RequestHead<'_>) -> Self {
+        let target = target::origin_form(head.target).unwrap_or(b"-");
+        let path = path(target);
+        let path = &path[..path.len().min(LOGGED_BYTES_MAX)];
+        Self {
+            method: head.method.to_owned(),
+            path: String::from_utf8_lossy(path).into_owned(),
+        }
+    }
+
+    fn unknown() -> Self {
+        Self {
+            method: "-".to_owned(),
+            path: "-".to_owned(),
+        }
+    }
 }
 
 /// What a request is for.
@@ -64,7 +91,7 @@ impl Request {
     /// RFC 9110 9.2.2.
     pub fn is_idempotent(&self) -> bool {
         matches!(
-            self.method.as_str(),
+            self.named.method.as_str(),
             "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE"
         )
     }
@@ -101,15 +128,14 @@ pub async fn next(
     let deadline = Deadline::after(limits.header_timeout);
     match read_head(client, input, deadline).await {
         Ok(length) => {
-            let next = match head::with_request(&input[..length], |head| check(head, config)) {
-                Ok(Ok(request)) => Next::Request(Box::new(request)),
-                Ok(Err(refusal)) => Next::Refused(refusal),
-                Err(error) => Next::Refused(refusal(error)),
-            };
+            let next = head::with_request(&input[..length], |head| match check(head, config) {
+                Ok(request) => Next::Request(Box::new(request)),
+                Err(refusal) => Next::Refused(refusal, Named::of(head)),
+            });
             input.consume(length);
-            next
+            next.unwrap_or_else(|error| Next::Refused(refusal(error), Named::unknown()))
         }
-        Err(Some(refusal)) => Next::Refused(refusal),
+        Err(Some(refusal)) => Next::Refused(refusal, Named::unknown()),
         Err(None) => Next::Nothing,
     }
 }
@@ -149,6 +175,7 @@ async fn read_head(
         match client.receive(input, deadline).await {
             Ok(()) => (),
             Err(Ended::Left) => return Err(None),
+            Err(Ended::Late) if input.is_empty() => return Err(None), // empty lines are no request
             Err(Ended::Late) => return Err(Some(head_timeout(limit))),
         }
     }
@@ -197,8 +224,7 @@ fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
     if matches!(framing, Framing::Length(bytes) if bytes > config.client.body_bytes_max) {
         return Err(Refusal::BodyTooLarge(config.client.body_bytes_max));
     }
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or(target);
-    let health = path == b"/healthz" && matches!(head.method, "GET" | "HEAD");
+    let health = path(target) == b"/healthz" && matches!(head.method, "GET" | "HEAD");
     let consumed = match &config.access_token {
         Some(token) if !health => Some(bears(head, token.expose()).ok_or(Refusal::Unauthorized)?),
         _ => None,
@@ -223,8 +249,7 @@ fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
         &rules,
     );
     Ok(Request {
-        method: head.method.to_owned(),
-        path: String::from_utf8_lossy(path).into_owned(),
+        named: Named::of(head),
         version,
         framing,
         expects_continue: version == Version::Http11 && expects_continue(head),
@@ -232,6 +257,10 @@ fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
         head: rewritten,
         kind: if health { Kind::Health } else { Kind::Forward },
     })
+}
+
+fn path(target: &[u8]) -> &[u8] {
+    memchr(b'?', target).map_or(target, |query| &target[..query])
 }
 
 /// The name of the field that bears `token`.
