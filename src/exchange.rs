@@ -323,6 +323,10 @@ impl<'c> Reply<'c> {
 
     /// Sends a head. `Err`: the client is gone.
     async fn send(self, head: &mut Buffer, left: &mut Left<'_>) -> Result<Answering<'c>, Answered> {
+        let client = match &self {
+            Self::Unanswered(reply) => reply.client(),
+            Self::Answering(answering) => answering.client(),
+        };
         let send = async {
             match self {
                 Self::Unanswered(reply) => reply.begin(head).await,
@@ -334,7 +338,11 @@ impl<'c> Reply<'c> {
             sent = send => sent.ok(),
             () = left => None,
         };
-        sent.ok_or(Answered::GONE)
+        sent.ok_or_else(|| {
+            // A part of it may be out, and with a FIN behind it look like the whole.
+            client.reset_on_close();
+            Answered::GONE
+        })
     }
 
     fn client_left(self, record: &Record, phase: &str) -> Answered {

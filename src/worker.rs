@@ -199,8 +199,8 @@ impl Seat {
         let listener = Listener::new(self.listener)?;
         let (watching, told) = (core.clone(), core.clone());
         let mailbox = self.mailbox.open()?;
-        spawn(async move { watching.upstream.watch_idle().await });
-        spawn(hear(mailbox, told));
+        spawn(caught(async move { watching.upstream.watch_idle().await }));
+        spawn(caught(hear(mailbox, told)));
         let open = Rc::new(Cell::new(0_usize));
         accept(&core, &listener, &open).await;
         drop(listener);

@@ -88,7 +88,7 @@ impl Client {
     pub async fn linger(&self) {
         self.tcp.close_write();
         let deadline = Deadline::after(LINGER);
-        let (mut scrap, mut bytes) = (Buffer::large(), 0);
+        let (mut scrap, mut bytes) = (Buffer::empty(), 0);
         while bytes < LINGER_BYTES_MAX && self.receive(&mut scrap, deadline).await.is_ok() {
             bytes += scrap.len();
             scrap.clear();

@@ -48,7 +48,8 @@ pub struct Answering<'c> {
 pub struct Answered {
     /// Another request may follow on the connection.
     pub keep_alive: bool,
-    /// The client may still be sending: it has to be heard out before the connection is closed.
+    /// The client may have sent, or be sending, what nobody will read: it has to be heard out before
+    /// the connection is closed, or closing is a reset that destroys the response on its way.
     pub lingers: bool,
     /// Bytes written to the client, heads included.
     pub sent: u64,
@@ -72,6 +73,11 @@ impl<'c> Unanswered<'c> {
             head_only,
             keep_alive,
         }
+    }
+
+    /// The client.
+    pub fn client(&self) -> &'c Client {
+        self.client
     }
 
     /// Whether another request may follow.
@@ -177,6 +183,11 @@ impl<'c> Answering<'c> {
         Ok(())
     }
 
+    /// The client.
+    pub fn client(&self) -> &'c Client {
+        self.client
+    }
+
     /// The socket, for bytes that go straight to it; count them with [`Self::count`].
     pub fn tcp(&self) -> &'c Tcp {
         &self.client.tcp
@@ -194,9 +205,10 @@ impl<'c> Answering<'c> {
 
     /// The message is complete. `close`: its end is the connection's end.
     pub fn finish(self, close: bool) -> Answered {
+        let keep_alive = self.keep_alive && !close;
         Answered {
-            keep_alive: self.keep_alive && !close,
-            lingers: false,
+            keep_alive,
+            lingers: !keep_alive,
             sent: self.sent,
         }
     }

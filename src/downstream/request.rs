@@ -108,9 +108,11 @@ pub async fn next(
     let limits = &client.limits;
     if input.is_empty() {
         *input = Buffer::empty();
-        if drain.has_started() {
+        if drain.has_started() && !matches!(client.read_into(input), Ok(1..)) {
             return Next::Nothing;
         }
+    }
+    if input.is_empty() {
         let idle = if first {
             limits.header_timeout
         } else {

@@ -9,7 +9,7 @@ use std::task::Poll;
 ///
 /// The state that a panic may leave half changed is the task's own and is dropped with it; what
 /// tasks share on a core is never borrowed while code that can panic runs.
-pub fn caught(future: impl Future<Output = ()>) -> impl Future<Output = Result<(), String>> {
+pub fn caught<T>(future: impl Future<Output = T>) -> impl Future<Output = Result<T, String>> {
     let mut future = Box::pin(future);
     poll_fn(
         move |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {

@@ -67,6 +67,14 @@ impl Stream {
         }
     }
 
+    /// Makes closing a reset: what is still on its way to the upstream is of no use to it.
+    pub fn reset_on_close(&self) {
+        match self {
+            Self::Plain(tcp) => tcp.reset_on_close(),
+            Self::Tls(tls) => tls.tcp().reset_on_close(),
+        }
+    }
+
     /// The socket, where its bytes are the stream's bytes.
     pub fn as_plain(&self) -> Option<&Tcp> {
         match self {

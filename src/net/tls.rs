@@ -108,7 +108,7 @@ impl Tls {
                 Some(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Some(_) => tls.ciphertext.replace(received),
             };
-            while tls.feed()? {}
+            while tls.session.borrow().is_handshaking() && tls.feed()? {}
             if let Some(error) = tls.error.take() {
                 let _ = tls.flush(stall).await; // the alert that says why
                 return Err(invalid(error));
@@ -248,6 +248,10 @@ impl Tls {
         }
         let mut session = self.session.borrow_mut();
         let taken = session.read_tls(&mut &ciphertext[..])?;
+        if taken == 0 {
+            ciphertext.clear(); // after close_notify nothing more is taken
+            return Ok(false);
+        }
         ciphertext.consume(taken);
         if let Err(error) = session.process_new_packets() {
             self.error.replace(Some(error));

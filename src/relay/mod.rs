@@ -33,6 +33,8 @@ pub struct Relay {
     ended: bool,
     /// The last read filled its buffer: more is there already.
     bulk: bool,
+    /// There was no pipe to be had: bytes are read and written instead.
+    no_pipe: bool,
     since_yield: u64,
     idle_timeout: Option<Duration>,
 }
@@ -96,6 +98,7 @@ impl Relay {
             excess: false,
             ended: false,
             bulk: false,
+            no_pipe: false,
             since_yield: 0,
             idle_timeout,
         });
@@ -236,18 +239,32 @@ impl Relay {
             biased;
             written = answering.write(buffer) => written,
             // The dropped write leaves the connection good for closing only.
-            () = left => return Err(Aborted::ClientLeft { complete: false }),
+            () = &mut *left => return Err(Aborted::ClientLeft { complete: false }),
         };
         written.map_err(|error| client_error(&error))?;
-        self.breathe(answering, count).await;
-        Ok(())
+        self.breathe(answering, count, left).await
     }
 
-    async fn breathe(&mut self, answering: &Answering<'_>, count: u64) {
+    /// Lets others run now and then, and looks whether the client is still there: a stream that
+    /// never pauses would not come to it otherwise.
+    async fn breathe(
+        &mut self,
+        answering: &Answering<'_>,
+        count: u64,
+        left: &mut Left<'_>,
+    ) -> Result<(), Aborted> {
         self.since_yield += count;
-        if self.since_yield >= YIELD_BYTES {
-            self.since_yield = 0;
-            yield_to_others(answering.tcp()).await;
+        if self.since_yield < YIELD_BYTES {
+            return Ok(());
+        }
+        self.since_yield = 0;
+        let stall = Deadline::after(answering.stall());
+        select! {
+            biased;
+            () = left => Err(Aborted::ClientLeft { complete: false }),
+            yielded = stall.limit(yield_to_others(answering.tcp())) => {
+                yielded.map_err(|_| Aborted::ClientStalled)
+            }
         }
     }
 

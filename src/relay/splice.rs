@@ -10,7 +10,9 @@ use crate::relay::{Aborted, Relay, client_error};
 impl Relay {
     /// Whether the bytes to come are many, and plain on both sides.
     pub(super) fn can_splice(&self) -> bool {
-        self.body.unseen(self.bulk) > 0 && self.response.conn.stream.as_plain().is_some()
+        !self.no_pipe
+            && self.body.unseen(self.bulk) > 0
+            && self.response.conn.stream.as_plain().is_some()
     }
 
     /// Moves what the upstream has sent, as far as the body goes unseen, and returns when there is no
@@ -24,7 +26,10 @@ impl Relay {
         let Some(from) = stream.as_plain() else {
             return Ok(());
         };
-        let mut pipe = Pipe::take().map_err(Aborted::Cut)?;
+        let Ok(mut pipe) = Pipe::take() else {
+            self.no_pipe = true; // no descriptors left: the other way needs none
+            return Ok(());
+        };
         from.set_nonblocking().map_err(Aborted::Cut)?;
         let to = answering.tcp();
         to.set_nonblocking().map_err(|error| client_error(&error))?;
@@ -40,7 +45,7 @@ impl Relay {
                     unseen -= count as u64;
                     self.empty(&mut pipe, to, answering, left).await?;
                     self.ended |= self.body.passed(count as u64);
-                    self.breathe(answering, count as u64).await;
+                    self.breathe(answering, count as u64, left).await?;
                 }
             }
         }

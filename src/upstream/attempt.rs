@@ -46,6 +46,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::net::buffer::Buffer;
+use crate::net::catch::caught;
 use crate::net::deadline::Deadline;
 use crate::net::stream::Stream;
 use crate::net::tcp::is_cancelled;
@@ -201,6 +202,9 @@ impl Replayable {
                     }
                 }
             };
+            if !matches!(written, Some(Ok(()))) {
+                deadline = Deadline::after_if(limits.header); // if answered: before it was all sent
+            }
             let sending = match (written, guard) {
                 (Some(result), _) => result.map(|()| Sending::Done),
                 (None, Some(guard)) => Ok(Sending::Running(guard)),
@@ -216,9 +220,6 @@ impl Replayable {
             };
         }
         if let Ok(1..) = read {
-            if deadline.left().is_none() {
-                deadline = Deadline::after_if(limits.header); // answered before it was all sent
-            }
             let sending = sending.unwrap_or(Sending::Broken);
             return Ok(Committed {
                 conn,
@@ -271,7 +272,7 @@ fn start(
         stream: stream.clone(),
     };
     let (wire, stream, done) = (wire.clone(), stream.clone(), guard.done.clone());
-    let task = spawn(async move {
+    let send = async move {
         for block in wire.iter() {
             let written = stream.write(block.clone(), stall).await;
             if let Err(error) = written {
@@ -283,7 +284,10 @@ fn start(
         }
         done.set(true);
         Ok(())
-    });
+    };
+    let ended =
+        |ended: Result<_, String>| ended.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+    let task = spawn(async move { ended(caught(send).await) });
     (task, guard)
 }
 
@@ -297,6 +301,8 @@ pub struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if !self.done.get() {
+            // A FIN would queue behind what the upstream does not read, and never be seen.
+            self.stream.reset_on_close();
             self.stream.close();
         }
     }
