@@ -201,18 +201,7 @@ async fn respond(
     loop {
         let mut head = Buffer::small();
         let read = committed.read_head(&request.named.method, |parsed, framing, connection| {
-            let to_close =
-                framing == Framing::UntilClose || (unchunk && framing == Framing::Chunked);
-            let interim = parsed.status < 200;
-            let rules = ResponseRules {
-                framing: if to_close {
-                    Framing::UntilClose
-                } else {
-                    framing
-                },
-                close: !interim && (to_close || !keep_alive),
-                attempts: (!interim).then_some(record.sends),
-            };
+            let rules = rules(parsed.status, framing, unchunk, keep_alive, record.sends);
             write_response(head.as_vec(), parsed, connection, &rules);
         });
         let read = select! {
@@ -260,6 +249,26 @@ async fn respond(
                 };
             }
         }
+    }
+}
+
+/// What the head of a response gets on its way to this client.
+fn rules(
+    status: u16,
+    framing: Framing,
+    unchunk: bool,
+    keep_alive: bool,
+    sends: u32,
+) -> ResponseRules {
+    let interim = status < 200;
+    let framing = match framing {
+        Framing::Chunked if unchunk => Framing::UntilClose,
+        framing => framing,
+    };
+    ResponseRules {
+        framing,
+        close: !interim && (framing == Framing::UntilClose || !keep_alive),
+        attempts: (!interim).then_some(sends),
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::TcpListener as StdTcpListener;
 use std::process;
 use std::rc::Rc;
 use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -20,7 +20,7 @@ use crate::net::deadline::Deadline;
 use crate::net::drain::Drain;
 use crate::net::driver::{self, Chosen, Runtime};
 use crate::net::listener::{Listener, bind_all};
-use crate::net::mailbox::{Mailbox, Notice, Receiver, mailbox};
+use crate::net::mailbox::{Mailbox, Notice, Receiver, Sender, mailbox};
 use crate::net::resolver::{self, Addresses, Refresh};
 use crate::net::tcp::Tcp;
 use crate::net::tls::TlsSettings;
@@ -52,53 +52,22 @@ pub fn run(config: &Config) -> io::Result<()> {
     let listeners = bind_all(config.listen, config.workers)
         .map_err(|error| named(&error, &format!("cannot listen on {}", config.listen)))?;
     let listen = listeners[0].local_addr()?;
-    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
-    for _ in &listeners {
-        let (sender, receiver) = mailbox()?;
-        senders.push(sender);
-        receivers.push(receiver);
-    }
-    let refresh = resolver::start(&config.upstream.host, config.upstream.port, senders.clone())?;
-    let (started, starts) = mpsc::channel();
-    let mut threads = Vec::new();
-    for (index, (listener, mailbox)) in listeners.into_iter().zip(receivers).enumerate() {
-        let seat = Seat {
-            config: config.clone(),
-            listener,
-            mailbox,
-            refresh: refresh.clone(),
-            tls: tls.clone(),
-            connections_max: share(config.upstream.connections_max, config.workers, index),
-        };
-        let started = started.clone();
-        let name = format!("worker-{index}");
-        threads.push(
-            thread::Builder::new()
-                .name(name)
-                .spawn(move || seat.work(started))?,
-        );
-    }
-    drop(started);
-    announce(
-        config,
-        listen,
-        &starts.iter().collect::<io::Result<Vec<_>>>()?,
-    );
+    let Workers {
+        mailboxes,
+        threads,
+        drivers,
+    } = start_all(config, listeners, tls.as_ref())?;
+    announce(config, listen, &drivers);
 
     let handle = signals.handle();
     let joined = thread::Builder::new()
         .name("join".to_owned())
         .spawn(move || {
             let panicked = |_| Err(io::Error::other("a worker has panicked"));
-            let ended = threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(panicked));
-            let ended = ended
-                .collect::<Vec<_>>()
-                .into_iter()
-                .collect::<io::Result<()>>();
+            let join = |thread: JoinHandle<_>| thread.join().unwrap_or_else(panicked);
+            let ended: Vec<io::Result<()>> = threads.into_iter().map(join).collect();
             handle.close();
-            ended
+            ended.into_iter().collect::<io::Result<()>>()
         })?;
     for (count, signal) in signals.forever().enumerate() {
         if count > 0 {
@@ -110,13 +79,60 @@ pub fn run(config: &Config) -> io::Result<()> {
             "draining, at most {} s",
             config.drain_timeout.as_secs_f64()
         );
-        for sender in &senders {
-            sender.send(Notice::Drain);
+        for mailbox in &mailboxes {
+            mailbox.send(Notice::Drain);
         }
     }
-    joined
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("the end of the workers was not seen")))
+    let unseen = |_| Err(io::Error::other("the end of the workers was not seen"));
+    joined.join().unwrap_or_else(unseen)
+}
+
+/// The running workers.
+struct Workers {
+    mailboxes: Vec<Sender>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    drivers: Vec<Chosen>,
+}
+
+/// Starts a worker for each listener and waits until all of them run.
+fn start_all(
+    config: &Config,
+    listeners: Vec<StdTcpListener>,
+    tls: Option<&TlsSettings>,
+) -> io::Result<Workers> {
+    let (mut mailboxes, mut receivers) = (Vec::new(), Vec::new());
+    for _ in &listeners {
+        let (sender, receiver) = mailbox()?;
+        mailboxes.push(sender);
+        receivers.push(receiver);
+    }
+    let refresh = resolver::start(
+        &config.upstream.host,
+        config.upstream.port,
+        mailboxes.clone(),
+    )?;
+    let (started, starts) = mpsc::channel();
+    let mut threads = Vec::new();
+    for (index, (listener, mailbox)) in listeners.into_iter().zip(receivers).enumerate() {
+        let seat = Seat {
+            config: config.clone(),
+            listener,
+            mailbox,
+            refresh: refresh.clone(),
+            tls: tls.cloned(),
+            connections_max: share(config.upstream.connections_max, config.workers, index),
+        };
+        let started = started.clone();
+        let thread = thread::Builder::new().name(format!("worker-{index}"));
+        threads.push(thread.spawn(move || seat.work(started))?);
+    }
+    drop(started);
+    let drivers = starts.iter().collect::<io::Result<Vec<_>>>()?;
+    Ok(Workers {
+        mailboxes,
+        threads,
+        drivers,
+    })
 }
 
 fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
@@ -130,8 +146,13 @@ fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
     let driver = chosen.first().map_or("none", |chosen| chosen.name);
     let scheme = if upstream.tls { "https" } else { "http" };
     info!(
-        "listening on {listen}, {} workers on {driver}, upstream {scheme}://{}{}",
-        config.workers, upstream.authority, upstream.path
+        "listening on {listen}, {} on {driver}, upstream {scheme}://{}{}",
+        match config.workers {
+            1 => "1 worker".to_owned(),
+            workers => format!("{workers} workers"),
+        },
+        upstream.authority,
+        upstream.path
     );
 }
 
@@ -203,7 +224,7 @@ impl Seat {
         spawn(caught(hear(mailbox, told)));
         let open = Rc::new(Cell::new(0_usize));
         accept(&core, &listener, &open).await;
-        drop(listener);
+        listener.close();
         let deadline = Deadline::after(core.config.drain_timeout);
         while open.get() > 0 && !deadline.has_passed() {
             sleep(DRAIN_LOOK).await;

@@ -1,7 +1,7 @@
 //! Listeners of one address, one for each core (SO_REUSEPORT).
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use monoio::net::TcpListener;
 use rustix::io::Errno;
@@ -61,22 +61,30 @@ impl Listener {
         self.0.readable(false).await
     }
 
+    /// Refuses connections from now on. Dropping the listener would do so only when the ring is next
+    /// entered, which may be never.
+    pub fn close(self) {
+        let _ = rustix::net::shutdown(self.as_fd(), rustix::net::Shutdown::Both);
+    }
+
     /// Accepts a connection that is there. `None`: none is.
     ///
     /// Not an operation of the ring: one that is dropped after it has accepted would leak its
     /// connection.
     pub fn try_accept(&self) -> io::Result<Option<Tcp>> {
-        match self.accept() {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        match accept_with(self.as_fd(), flags) {
             Ok(socket) => Tcp::accepted(socket).map(Some),
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
+}
 
+impl AsFd for Listener {
     #[allow(unsafe_code, reason = "monoio's listener implements AsRawFd only")]
-    fn accept(&self) -> Result<OwnedFd, Errno> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open as long as the listener, which `self` owns.
-        let fd = unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) };
-        accept_with(fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
     }
 }
