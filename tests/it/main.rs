@@ -1,1 +1,31 @@
+//! What behaviour.md promises, shown on the built binary: one file a promise, one test a law.
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "the scripted upstream blocks on purpose, and a fault ends its test"
+)]
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+mod bodies;
+mod client_leaves;
+mod commit;
+mod cut;
+mod framing_request;
+mod framing_response;
+mod healthy;
+mod logs;
+mod operation;
+mod pool;
+mod refusals;
+mod retry;
+mod settings;
+mod soak;
+mod splice;
+mod sse;
+mod stage;
+mod support;
 mod tidy;
+mod tls;

@@ -1,0 +1,166 @@
+//! One line an exchange, one line a failed attempt, and nothing secret in any of them.
+use crate::support::{Client, OK, Origin, Proxy, act, answers, closes, get, hangs, post, resets};
+
+const IMPATIENT: (&str, &str) = ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0.2");
+
+#[test]
+fn an_exchange_leaves_one_line() {
+    let origin = Origin::plays([act(|peer| {
+        for _ in 0..3 {
+            peer.request();
+            peer.send(OK);
+        }
+    })]);
+    let proxy = Proxy::start(&origin, &[]);
+    let mut client = Client::connect(&proxy);
+    for _ in 0..3 {
+        client.exchange(post("/v1/responses?query", b"{}"));
+    }
+    let lines = proxy.logs_times(3, &["/v1/responses"]);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for line in lines {
+        let parts = ["POST", "status=200", "attempts=1", "total_ms=", "outcome="];
+        assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+        assert!(!line.contains("query"), "{line}");
+    }
+}
+
+#[test]
+fn a_failed_attempt_leaves_one_line_with_its_phase() {
+    let origin = Origin::plays([hangs(), resets(), answers(OK)]);
+    let proxy = Proxy::start(&origin, &[IMPATIENT, ("UPSTREAM_MAX_ATTEMPTS", "3")]);
+    Client::connect(&proxy).exchange(post("/v1", b"{}"));
+    let done = proxy.logs(&["/v1", "status=200", "attempts=3"]);
+    let id = done.split("id=").nth(1).unwrap();
+    let id = id.split_whitespace().next().unwrap();
+    let lines = proxy.logs_times(3, &[id]);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    for (number, line) in lines[..2].iter().enumerate() {
+        let attempt = format!("attempt={}", number + 1);
+        let parts = ["WARN", attempt.as_str(), "phase=", "ms="];
+        assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+    }
+}
+
+#[test]
+fn a_refusal_leaves_one_line_with_the_id_that_the_client_was_told() {
+    let origin = Origin::plays([closes(), closes()]);
+    let proxy = Proxy::start(&origin, &[]);
+    let response = Client::connect(&proxy).exchange(post("/v1", b"{}"));
+    let id = response.head.field("x-request-id").unwrap();
+    let line = proxy.logs(&[&id, "status=502"]);
+    assert!(line.contains("upstream_request_error"), "{line}");
+}
+
+#[test]
+fn a_client_that_leaves_is_not_an_error() {
+    let origin = Origin::plays([act(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nevent\r\n");
+        peer.is_closed();
+    })]);
+    let proxy = Proxy::start(&origin, &[]);
+    let mut client = Client::connect(&proxy);
+    client.send(post("/v1", b"{}"));
+    client.head();
+    client.receive_chunked("event");
+    client.leave();
+    let line = proxy.logs(&["/v1", "status=200"]);
+    assert!(line.contains("INFO"), "{line}");
+}
+
+#[test]
+fn no_secret_is_ever_logged_or_told() {
+    const CANARY: &str = "canary-5f3e";
+    let head = format!("HTTP/1.1 200 OK\r\nSet-Cookie: {CANARY}\r\n\r\n{CANARY}");
+    let garbage = format!("{CANARY} is no HTTP\r\n\r\n");
+    let origin = Origin::plays([
+        closes(),
+        hangs(),
+        act(move |peer| {
+            peer.request();
+            peer.send(head);
+            peer.close();
+        }),
+        act(move |peer| {
+            peer.request();
+            peer.send(garbage);
+            peer.close();
+        }),
+    ]);
+    let secret = |part: &str| format!("{part}-{CANARY}");
+    let (key, token) = (secret("key"), secret("token"));
+    let url = origin
+        .url()
+        .replace("http://", &format!("http://user:{CANARY}@"));
+    let settings = [
+        IMPATIENT,
+        ("LOG_LEVEL", "TRACE"),
+        ("UPSTREAM_API_KEY", key.as_str()),
+        ("PROXY_ACCESS_TOKEN", token.as_str()),
+        ("UPSTREAM_MAX_ATTEMPTS", "3"),
+    ];
+    let proxy = match url_with_userinfo_is_allowed(&url) {
+        true => Proxy::start_at(&url, &settings),
+        false => Proxy::start(&origin, &settings),
+    };
+    let body = secret("body");
+    let request = |fields: &str| {
+        format!(
+            "POST /v1?q={CANARY} HTTP/1.1\r\nHost: {CANARY}\r\nCookie: {CANARY}\r\n{fields}\
+             x-api-key: {token}\r\nX-Any: {CANARY}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let authorization = format!("Authorization: Bearer {CANARY}\r\n");
+    let mut told = Vec::new();
+    // Answered after two failures, refused for garbage, refused for the head, refused for the token.
+    let answered = Client::connect(&proxy).exchange(request(&authorization));
+    assert_eq!(answered.status(), 200);
+    told.push(Client::connect(&proxy).exchange(request(&authorization)));
+    assert_eq!(told[0].status(), 502, "{}", told[0].text());
+    told.push(Client::connect(&proxy).exchange(request(&format!("{CANARY} : x\r\n"))));
+    let without_token = get("/").replace("client.example", CANARY);
+    told.push(Client::connect(&proxy).exchange(without_token));
+    for response in &told {
+        let all = response.head.text() + &response.text();
+        assert!(!all.contains(CANARY), "{all}");
+        let id = response.head.field("x-request-id").unwrap();
+        proxy.logs(&[&id]);
+    }
+    let log = proxy.text();
+    assert!(!log.contains(CANARY), "{log}");
+}
+
+/// Whether the settings take a base URL with userinfo: then it must not be logged either.
+fn url_with_userinfo_is_allowed(url: &str) -> bool {
+    crate::support::run(&["--check"], &[("UPSTREAM_BASE_URL", url)])
+        .status
+        .success()
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_stop_the_proxy() {
+    // The pipe holds 64 KiB; more lines than that are lost, and nothing waits for them.
+    const EXCHANGES: usize = 2000;
+    let origin = Origin::serves(1, |peer| {
+        while peer.next_request().is_some() {
+            peer.send(OK);
+        }
+    });
+    let proxy = Proxy::start_unread(&origin, &[("LOG_LEVEL", "TRACE"), ("WORKERS", "1")]);
+    let mut client = Client::connect(&proxy);
+    for _ in 0..EXCHANGES {
+        assert_eq!(client.exchange(get("/")).status(), 200);
+    }
+}
+
+#[test]
+fn log_lines_can_be_json() {
+    let origin = Origin::plays([answers(OK)]);
+    let proxy = Proxy::start(&origin, &[("LOG_FORMAT", "json")]);
+    Client::connect(&proxy).exchange(get("/v1"));
+    let line = proxy.logs(&["/v1"]);
+    assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
+    assert!(line.contains(r#""status":200"#), "{line}");
+}

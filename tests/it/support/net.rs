@@ -1,0 +1,98 @@
+//! Sockets in states that std cannot make: reset, bound but deaf, with a full backlog.
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use super::{DEADLINE, sockets};
+
+/// How often something is looked at that cannot be waited for.
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
+
+/// Closes with RST instead of FIN.
+pub fn close_with_reset(tcp: &TcpStream) {
+    sockopt::set_socket_linger(tcp, Some(Duration::ZERO)).unwrap();
+}
+
+/// A port that refuses connections for as long as this lives.
+pub struct Vacant {
+    pub addr: SocketAddr,
+    _socket: OwnedFd,
+}
+
+impl Vacant {
+    pub fn new() -> Self {
+        let socket = bound(0, false);
+        let addr = local(&socket);
+        Self {
+            addr,
+            _socket: socket,
+        }
+    }
+
+    /// The same port, now with a listener.
+    pub fn listen(self) -> TcpListener {
+        rustix::net::listen(&self._socket, 128).unwrap();
+        TcpListener::from(self._socket)
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+}
+
+/// A socket bound to a port of 127.0.0.1, with or without SO_REUSEPORT.
+pub fn bound(port: u16, reuse_port: bool) -> OwnedFd {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_reuseport(&socket, reuse_port).unwrap();
+    let addr = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    rustix::net::bind(&socket, &addr).unwrap();
+    socket
+}
+
+fn local(socket: &OwnedFd) -> SocketAddr {
+    SocketAddr::try_from(rustix::net::getsockname(socket).unwrap()).unwrap()
+}
+
+/// A listener that accepts nobody and whose queue is full: connecting to it hangs. The streams keep
+/// the queue full.
+pub fn full_backlog() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
+    let socket = bound(0, false);
+    rustix::net::listen(&socket, 0).unwrap();
+    let addr = local(&socket);
+    let mut queued = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&addr, Duration::from_millis(200)) {
+        queued.push(stream);
+        assert!(queued.len() < 16, "the queue never fills");
+    }
+    (addr, TcpListener::from(socket), queued)
+}
+
+/// Waits until `holds`, looking again and again: for what cannot be waited for.
+#[track_caller]
+pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
+    assert!(within(DEADLINE, holds), "not within {DEADLINE:?}: {what}");
+}
+
+/// Whether `holds` comes true within `limit`.
+pub fn within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    while !holds() {
+        if Instant::now() > end {
+            return false;
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+    true
+}
+
+/// Waits until the receive queue of the socket at the other end of `tcp` is empty.
+pub fn until_taken(tcp: &TcpStream) {
+    let (own, other) = (tcp.local_addr().unwrap(), tcp.peer_addr().unwrap());
+    eventually("the peer reads what was sent", || {
+        // Closed: nobody will read it.
+        sockets::find(other, own).is_none_or(|socket| socket.unread == 0)
+    });
+}

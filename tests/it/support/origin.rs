@@ -1,0 +1,256 @@
+//! A scripted upstream: the n-th act is played on the n-th connection, and the test fails when the
+//! proxy does more or less than the script says.
+use std::collections::VecDeque;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
+
+use super::peer::{Heard, Peer, Ready, readable};
+use super::tls::Authority;
+use super::wire::{Request, Stream};
+use super::{DEADLINE, Seen};
+
+/// What happens on one connection. Where it does not close it, the connection stays open and must
+/// stay silent until the proxy closes it.
+pub type Act = Box<dyn FnOnce(&mut Peer) + Send>;
+
+pub fn act(play: impl FnOnce(&mut Peer) + Send + 'static) -> Act {
+    Box::new(play)
+}
+
+/// Reads a request and stays silent until the proxy gives up.
+pub fn hangs() -> Act {
+    act(|peer| {
+        peer.request();
+        peer.is_closed();
+    })
+}
+
+/// Reads a request and closes without a byte.
+pub fn closes() -> Act {
+    act(|peer| {
+        peer.request();
+        peer.close();
+    })
+}
+
+/// Reads a request and resets without a byte.
+pub fn resets() -> Act {
+    act(|peer| {
+        peer.request();
+        peer.reset();
+    })
+}
+
+/// Reads a request and sends these bytes.
+pub fn answers(response: impl AsRef<[u8]> + Send + 'static) -> Act {
+    act(move |peer| {
+        peer.request();
+        peer.send(response);
+    })
+}
+
+enum Script {
+    Acts(VecDeque<Act>),
+    Each(usize, Arc<dyn Fn(&mut Peer) + Send + Sync>),
+    InTurn(Turns),
+}
+
+/// The act for connection `number`, if there may be one.
+type Turns = Box<dyn FnMut(usize) -> Option<Act> + Send>;
+
+impl Script {
+    /// What to play on connection `number`, counted from 0.
+    fn next(&mut self, number: usize) -> Option<Act> {
+        match self {
+            Self::Acts(acts) => acts.pop_front(),
+            Self::Each(max, play) if number < *max => {
+                let play = Arc::clone(play);
+                Some(act(move |peer| play(peer)))
+            }
+            Self::Each(..) => None,
+            Self::InTurn(turns) => turns(number),
+        }
+    }
+}
+
+pub struct Origin {
+    pub addr: SocketAddr,
+    scheme: &'static str,
+    heard: Heard,
+    stop: Option<UnixStream>,
+    accepting: Option<JoinHandle<Vec<String>>>,
+}
+
+impl Origin {
+    /// Plays one act on each connection, in order of their arrival.
+    pub fn plays(acts: impl IntoIterator<Item = Act>) -> Self {
+        Self::start(listener(), Script::Acts(acts.into_iter().collect()), None)
+    }
+
+    /// The same on a listener that exists already.
+    pub fn plays_on(listener: TcpListener, acts: impl IntoIterator<Item = Act>) -> Self {
+        Self::start(listener, Script::Acts(acts.into_iter().collect()), None)
+    }
+
+    pub fn plays_tls(authority: &Authority, acts: impl IntoIterator<Item = Act>) -> Self {
+        let script = Script::Acts(acts.into_iter().collect());
+        Self::start(listener(), script, Some(authority.server()))
+    }
+
+    /// Plays the same on each of up to `max` connections.
+    pub fn serves(max: usize, play: impl Fn(&mut Peer) + Send + Sync + 'static) -> Self {
+        Self::start(listener(), Script::Each(max, Arc::new(play)), None)
+    }
+
+    /// Asks for an act at each connection: for scripts whose connections are not certain.
+    pub fn serves_in_turn(turns: impl FnMut(usize) -> Option<Act> + Send + 'static) -> Self {
+        Self::start(listener(), Script::InTurn(Box::new(turns)), None)
+    }
+
+    pub fn serves_tls_in_turn(
+        authority: &Authority,
+        turns: impl FnMut(usize) -> Option<Act> + Send + 'static,
+    ) -> Self {
+        let script = Script::InTurn(Box::new(turns));
+        Self::start(listener(), script, Some(authority.server()))
+    }
+
+    pub fn serves_tls(
+        authority: &Authority,
+        max: usize,
+        play: impl Fn(&mut Peer) + Send + Sync + 'static,
+    ) -> Self {
+        let script = Script::Each(max, Arc::new(play));
+        Self::start(listener(), script, Some(authority.server()))
+    }
+
+    fn start(listener: TcpListener, script: Script, tls: Option<Arc<ServerConfig>>) -> Self {
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = UnixStream::pair().unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let stage = Stage {
+            listener,
+            stopped,
+            tls,
+            heard: Heard {
+                requests: Seen::new(),
+                handshakes: Seen::new(),
+            },
+        };
+        Self {
+            addr,
+            scheme,
+            heard: stage.heard.clone(),
+            stop: Some(stop),
+            accepting: Some(thread::spawn(move || stage.play(script))),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.addr)
+    }
+
+    /// The requests read so far, in order of their arrival.
+    pub fn requests(&self) -> Vec<Request> {
+        self.heard.requests.all()
+    }
+
+    /// Waits for the `count`-th request.
+    #[track_caller]
+    pub fn request(&self, count: usize) -> Request {
+        let found = self
+            .heard
+            .requests
+            .wait(DEADLINE, |all| all.get(count - 1).cloned());
+        found.unwrap_or_else(|| panic!("request {count} never came"))
+    }
+
+    /// The kinds of the TLS handshakes so far.
+    pub fn handshakes(&self) -> Vec<HandshakeKind> {
+        self.heard.handshakes.all()
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        drop(self.stop.take()); // the other end becomes readable
+        let faults = match self.accepting.take().map(JoinHandle::join) {
+            Some(Ok(faults)) => faults,
+            _ => vec!["the upstream's listener failed".to_owned()],
+        };
+        if !thread::panicking() {
+            assert!(faults.is_empty(), "the upstream: {}", faults.join("; "));
+        } else if !faults.is_empty() {
+            eprintln!("the upstream: {}", faults.join("; "));
+        }
+    }
+}
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+/// The upstream's side of an `Origin`.
+struct Stage {
+    listener: TcpListener,
+    stopped: UnixStream,
+    tls: Option<Arc<ServerConfig>>,
+    heard: Heard,
+}
+
+impl Stage {
+    /// Accepts until the test ends; yields what the proxy or the script did wrong.
+    fn play(self, mut script: Script) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut playing = Vec::new();
+        self.listener.set_nonblocking(true).unwrap();
+        loop {
+            let over = readable(&self.listener, &self.stopped) == Ready::Stopped;
+            while let Ok((tcp, _)) = self.listener.accept() {
+                tcp.set_nonblocking(false).unwrap();
+                let number = playing.len();
+                match script.next(number) {
+                    Some(act) => playing.push(self.play_one(act, tcp, number)),
+                    None => faults.push("a connection more than the script allows".to_owned()),
+                }
+            }
+            if over {
+                break;
+            }
+        }
+        if let Script::Acts(left) = script
+            && !left.is_empty()
+        {
+            faults.push(format!("{} acts were never played", left.len()));
+        }
+        for (number, thread) in playing.into_iter().enumerate() {
+            if let Err(panic) = thread.join() {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+                let text = text.unwrap_or_default();
+                faults.push(format!("connection {}: {text}", number + 1));
+            }
+        }
+        faults
+    }
+
+    fn play_one(&self, act: Act, tcp: TcpStream, number: usize) -> JoinHandle<()> {
+        let stream = match &self.tls {
+            None => Stream::Plain(tcp),
+            Some(config) => {
+                let session = ServerConnection::new(Arc::clone(config)).unwrap();
+                Stream::Tls(Box::new(StreamOwned::new(session, tcp)))
+            }
+        };
+        let stopped = self.stopped.try_clone().unwrap();
+        let mut peer = Peer::new(number, stream, self.heard.clone(), stopped);
+        thread::spawn(move || {
+            act(&mut peer);
+            peer.stays_silent();
+        })
+    }
+}

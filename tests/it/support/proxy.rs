@@ -1,0 +1,285 @@
+//! The proxy under test: the built binary as a child process, its log read as it is written.
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::net::within;
+use super::{DEADLINE, Origin, Seen, sockets};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_codex-reset-proxy");
+const DRIVER: &str = "MONOIO_FORCE_LEGACY_DRIVER";
+
+pub struct Proxy {
+    pub addr: SocketAddr,
+    child: Child,
+    log: Seen<String>,
+    /// Its output is not read for as long as this lives.
+    pause: Option<Sender<()>>,
+    ended: bool,
+}
+
+impl Proxy {
+    /// Starts it in front of `origin`; `settings` come on top of what tests usually want.
+    #[track_caller]
+    pub fn start(origin: &Origin, settings: &[(&str, &str)]) -> Self {
+        Self::start_at(&origin.url(), settings)
+    }
+
+    /// The same, and nothing is read from its output after the start.
+    #[track_caller]
+    pub fn start_unread(origin: &Origin, settings: &[(&str, &str)]) -> Self {
+        let (release, pause) = mpsc::channel();
+        let mut proxy = Self::begin(&origin.url(), settings, Some(pause));
+        proxy.pause = Some(release);
+        proxy
+    }
+
+    #[track_caller]
+    pub fn start_at(base_url: &str, settings: &[(&str, &str)]) -> Self {
+        Self::begin(base_url, settings, None)
+    }
+
+    #[track_caller]
+    fn begin(base_url: &str, settings: &[(&str, &str)], pause: Option<Receiver<()>>) -> Self {
+        let mut all = BTreeMap::from([
+            ("UPSTREAM_BASE_URL", base_url),
+            ("LISTEN_PORT", "0"),
+            ("LOG_FORMAT", "text"),
+            ("WORKERS", "2"),
+            ("RETRY_BACKOFF_SECONDS", "0.02"),
+        ]);
+        all.extend(settings.iter().copied());
+        let mut child = command(&all.into_iter().collect::<Vec<_>>())
+            .spawn()
+            .unwrap();
+        let log = read_lines(&mut child, pause);
+        let mut proxy = Self {
+            addr: ([0, 0, 0, 0], 0).into(),
+            child,
+            log,
+            pause: None,
+            ended: false,
+        };
+        let listening = proxy.log.wait(DEADLINE, |lines| {
+            let ended = lines.iter().any(|line| line == END);
+            let found = lines.iter().find_map(|line| listening_on(line));
+            found.map(Some).or(ended.then_some(None))
+        });
+        match listening.flatten() {
+            Some(addr) => proxy.addr = addr,
+            None => panic!("it does not start: {}", proxy.text()),
+        }
+        proxy
+    }
+
+    /// Everything it has written so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.all()
+    }
+
+    pub fn text(&self) -> String {
+        self.log().join("\n")
+    }
+
+    /// Waits for a line that contains all of `parts`.
+    #[track_caller]
+    pub fn logs(&self, parts: &[&str]) -> String {
+        let has_all = |line: &&String| parts.iter().all(|part| line.contains(part));
+        let found = self
+            .log
+            .wait(DEADLINE, |lines| lines.iter().find(has_all).cloned());
+        found.unwrap_or_else(|| panic!("no line with {parts:?}:\n{}", self.text()))
+    }
+
+    /// Waits until it has written `count` lines that contain all of `parts`.
+    #[track_caller]
+    pub fn logs_times(&self, count: usize, parts: &[&str]) -> Vec<String> {
+        let has_all = |line: &&String| parts.iter().all(|part| line.contains(part));
+        let matching =
+            |lines: &[String]| -> Vec<String> { lines.iter().filter(has_all).cloned().collect() };
+        let enough = |lines: &[String]| Some(matching(lines)).filter(|all| all.len() >= count);
+        let found = self.log.wait(DEADLINE, enough);
+        found.unwrap_or_else(|| panic!("no {count} lines with {parts:?}:\n{}", self.text()))
+    }
+
+    /// Waits until `count` exchanges have ended. A client has its response a moment earlier: the
+    /// upstream connection may not be back in the pool yet.
+    #[track_caller]
+    pub fn ended(&self, count: usize) {
+        self.logs_times(count, &["outcome="]);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// How it ended, once it has.
+    #[track_caller]
+    pub fn exits_within(&mut self, limit: Duration) -> ExitStatus {
+        let mut status = None;
+        let ended = within(limit, || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert!(ended, "still running after {limit:?}: {}", self.text());
+        self.ended = true;
+        status.unwrap()
+    }
+
+    /// Open file descriptors.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(self.proc("fd")).unwrap().count()
+    }
+
+    /// Resident memory in KiB, by proc(5).
+    pub fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.unwrap().trim().trim_end_matches(" kB");
+        number.parse().unwrap()
+    }
+
+    /// The names of its threads, those of the kernel's io_uring workers included.
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = fs::read_dir(self.proc("task")).unwrap();
+        let comm = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).ok();
+        let names = tasks.filter_map(|task| comm(task.ok()?));
+        names.map(|name| name.trim().to_owned()).collect()
+    }
+
+    /// Connections of clients that it holds.
+    pub fn clients(&self) -> usize {
+        self.sockets(|own, _| own == self.addr)
+    }
+
+    /// Its connections to `addr`, established or not yet.
+    pub fn sockets_to(&self, addr: SocketAddr) -> usize {
+        self.sockets(|_, other| other == addr)
+    }
+
+    fn sockets(&self, are: impl Fn(SocketAddr, SocketAddr) -> bool) -> usize {
+        let descriptors = fs::read_dir(self.proc("fd")).unwrap();
+        let link = |entry: fs::DirEntry| fs::read_link(entry.path()).ok();
+        let links: HashSet<PathBuf> = descriptors.filter_map(|entry| link(entry.ok()?)).collect();
+        let own = |inode: u64| links.contains(Path::new(&format!("socket:[{inode}]")));
+        let all = sockets::all().into_iter();
+        let alike = all.filter(|socket| are(socket.local, socket.remote));
+        // A listener has the proxy's address too, and nobody at its other end.
+        alike
+            .filter(|socket| socket.remote.port() != 0 && own(socket.inode))
+            .count()
+    }
+
+    fn proc(&self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.child.id())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if !self.ended {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        self.pause = None;
+        self.log.wait(DEADLINE, |lines| {
+            lines.iter().any(|line| line == END).then_some(())
+        });
+        let text = self.text();
+        if thread::panicking() {
+            eprintln!("--- the proxy wrote:\n{text}");
+        } else {
+            assert!(!text.contains("panicked"), "the proxy panicked:\n{text}");
+        }
+    }
+}
+
+/// How a run ended that was not meant to last, and what it wrote.
+pub struct Ended {
+    pub status: ExitStatus,
+    pub text: String,
+}
+
+/// Runs the binary with arguments until it ends by itself.
+#[track_caller]
+pub fn run(arguments: &[&str], settings: &[(&str, &str)]) -> Ended {
+    let mut child = command(settings).args(arguments).spawn().unwrap();
+    let log = read_lines(&mut child, None);
+    let both_ended = |lines: &[String]| lines.iter().any(|line| line == END).then_some(());
+    if log.wait(DEADLINE, both_ended).is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("it does not end by itself: {}", log.all().join("\n"));
+    }
+    let status = child.wait().unwrap();
+    let mut lines = log.all();
+    lines.retain(|line| line != END);
+    let text = lines.join("\n");
+    Ended { status, text }
+}
+
+/// Stands in the log where both outputs have ended.
+const END: &str = "(end of output)";
+
+fn command(settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .env_clear()
+        .envs(settings.iter().copied())
+        .envs(std::env::var(DRIVER).map(|value| (DRIVER, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Reads stdout and stderr to their ends, so that neither pipe ever fills; with `pause`, not beyond
+/// the start-up line before its other end is dropped.
+fn read_lines(child: &mut Child, pause: Option<Receiver<()>>) -> Seen<String> {
+    let log = Seen::new();
+    let stdout = reader(child.stdout.take().unwrap(), log.clone(), pause);
+    let stderr = reader(child.stderr.take().unwrap(), log.clone(), None);
+    let end = log.clone();
+    thread::spawn(move || {
+        let _ = (stdout.join(), stderr.join());
+        end.push(END.to_owned());
+    });
+    log
+}
+
+fn reader(
+    output: impl Read + Send + 'static,
+    log: Seen<String>,
+    mut pause: Option<Receiver<()>>,
+) -> JoinHandle<()> {
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let started = listening_on(&line).is_some();
+            log.push(line);
+            if started && let Some(pause) = pause.take() {
+                let _ = pause.recv(); // an error is the other end being dropped
+            }
+        }
+    })
+}
+
+fn listening_on(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("listening on ")?;
+    let rest = rest.trim_start_matches("http://");
+    let end = rest.find(|c: char| !(c.is_ascii_hexdigit() || "[]:.".contains(c)));
+    let text = &rest[..end.unwrap_or(rest.len())];
+    text.trim_end_matches(['.', ':']).parse().ok()
+}
