@@ -50,6 +50,10 @@ fn check() -> ExitCode {
         Ok(config) => config,
         Err(faults) => return bad_settings(&faults, EXIT_BAD_SETTINGS),
     };
+    if let Err(error) = worker::tls_settings(&config) {
+        complain(&error.to_string());
+        return ExitCode::from(EXIT_BAD_SETTINGS);
+    }
     for warning in config.warnings() {
         complain(&format!("warning: {warning}"));
     }

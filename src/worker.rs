@@ -45,10 +45,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 pub fn run(config: &Config) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     raise_descriptor_limit();
-    let tls = match config.upstream.tls {
-        true => Some(tls_settings(config)?),
-        false => None,
-    };
+    let tls = tls_settings(config)?;
     let listeners = bind_all(config.listen, config.workers)
         .map_err(|error| named(&error, &format!("cannot listen on {}", config.listen)))?;
     let listen = listeners[0].local_addr()?;
@@ -156,9 +153,16 @@ fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
     );
 }
 
-fn tls_settings(config: &Config) -> io::Result<TlsSettings> {
-    let settings = TlsSettings::new(&config.upstream.host, config.upstream.ca_file.as_deref());
-    settings.map_err(io::Error::other)
+/// What an `https://` upstream needs.
+///
+/// # Errors
+/// The CA file is unusable.
+pub fn tls_settings(config: &Config) -> io::Result<Option<TlsSettings>> {
+    let upstream = &config.upstream;
+    let settings = upstream
+        .tls
+        .then(|| TlsSettings::new(&upstream.host, upstream.ca_file.as_deref()));
+    settings.transpose().map_err(io::Error::other)
 }
 
 /// This core's part of a limit of the whole process; 0 = no limit.
