@@ -61,7 +61,7 @@ pub async fn serve(core: &Core, tcp: Tcp) {
                 Next::Refused(refusal, named) => {
                     let mut record = Record::new(&core.ids, &named.method, &named.path);
                     refuse(
-                        Unanswered::new(&client, false, false),
+                        Unanswered::new(&client, named.method == "HEAD", false),
                         &refusal,
                         &mut record,
                     )
