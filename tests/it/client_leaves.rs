@@ -283,6 +283,23 @@ fn a_client_that_does_not_read_and_then_leaves_frees_the_upstream() {
     }
 }
 
+#[test]
+fn a_client_that_takes_nothing_for_too_long_is_left() {
+    let (gone, was_closed) = mpsc::channel();
+    let origin = Origin::plays([act(move |peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        while peer.send_if_taken(&[b'x'; 64 * 1024]) {}
+        peer.close();
+        gone.send(()).unwrap();
+    })]);
+    let proxy = Proxy::start(&origin, &[("CLIENT_WRITE_TIMEOUT_SECONDS", "0.3")]);
+    let mut client = Client::connect(&proxy);
+    client.send(get("/"));
+    soon(&was_closed);
+    assert!(client.try_response("GET").is_err());
+}
+
 /// Tells on which connection a request came, counted from 0.
 fn numbered(peer: &mut Peer) {
     let number = peer.number;

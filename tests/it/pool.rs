@@ -317,6 +317,28 @@ fn a_limit_on_connections_makes_requests_wait_for_each_other() {
 }
 
 #[test]
+fn a_limit_on_connections_holds_for_all_cores_together() {
+    const LIMIT: usize = 3;
+    const CLIENTS: usize = 24;
+    for workers in ["1", "2", "8"] {
+        let origin = Origin::serves(LIMIT, |peer| {
+            while peer.next_request().is_some() {
+                peer.send(OK);
+            }
+        });
+        let settings = [("WORKERS", workers), ("UPSTREAM_MAX_CONNECTIONS", "3")];
+        let proxy = Proxy::start(&origin, &settings);
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect(&proxy)).collect();
+        for client in &mut clients {
+            client.send(get("/"));
+        }
+        for client in &mut clients {
+            assert_eq!(client.response().attempts(), Some(1));
+        }
+    }
+}
+
+#[test]
 fn waiting_for_a_connection_has_a_limit() {
     let (asked, was_asked) = mpsc::channel();
     let (go, gate) = mpsc::channel::<()>();

@@ -211,6 +211,15 @@ impl Client {
         }
     }
 
+    /// Whether another request can be sent: neither side has closed.
+    pub fn is_usable(&mut self) -> bool {
+        let open = self.wire.is_some() && !self.has_answer();
+        if !open {
+            self.wire = None;
+        }
+        open
+    }
+
     /// Whether bytes or a close are there to be read.
     pub fn has_answer(&mut self) -> bool {
         let tcp = self.wire().stream.tcp();

@@ -79,21 +79,28 @@ impl Peer {
 
     /// The next request, complete; `None` when the proxy closes instead.
     pub fn next_request(&mut self) -> Option<Request> {
+        match self.receive() {
+            Ok(request) => request,
+            Err(half) => panic!("{half}"),
+        }
+    }
+
+    /// The same, and `None` as well where the proxy breaks off a request: its client has left.
+    pub fn next_whole_request(&mut self) -> Option<Request> {
+        self.receive().unwrap_or(None)
+    }
+
+    fn receive(&mut self) -> Result<Option<Request>, String> {
         if self.wire().unread().is_empty() {
             let tcp = self.wire.as_ref().unwrap().stream.tcp();
             if readable(tcp, &self.stopped) == Ready::Stopped {
-                return None;
+                return Ok(None);
             }
         }
         let head = match self.wire().head() {
             Ok(head) => head,
-            Err(gone) => {
-                assert!(
-                    self.wire().unread().is_empty(),
-                    "half a head, then {gone:?}"
-                );
-                return None;
-            }
+            Err(_) if self.wire().unread().is_empty() => return Ok(None),
+            Err(gone) => return Err(format!("half a head, then {gone:?}")),
         };
         self.note_handshake();
         let mut body = Vec::new();
@@ -103,11 +110,12 @@ impl Peer {
             .wire()
             .body(framing, &mut |piece| body.extend_from_slice(piece));
         if let Err(gone) = end {
-            panic!("half a request, then {gone:?}: {} bytes", body.len());
+            let came = body.len();
+            return Err(format!("half a request, then {gone:?}: {came} bytes"));
         }
         let request = Request { head, body };
         self.heard.requests.push(request.clone());
-        Some(request)
+        Ok(Some(request))
     }
 
     /// The next request, not kept; `false` when the proxy closes instead.
@@ -144,6 +152,25 @@ impl Peer {
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.wire().try_send(bytes.as_ref()).unwrap();
+    }
+
+    /// TLS: the records that carry `bytes`, as they go over the wire, to be sent with `send_sealed`.
+    pub fn seal(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let Stream::Tls(tls) = &mut self.wire().stream else {
+            panic!("not TLS")
+        };
+        tls.conn.writer().write_all(bytes).unwrap();
+        let mut sealed = Vec::new();
+        while tls.conn.wants_write() {
+            tls.conn.write_tls(&mut sealed).unwrap();
+        }
+        sealed
+    }
+
+    /// TLS: sends bytes of records, whole or not.
+    pub fn send_sealed(&mut self, sealed: &[u8]) {
+        let mut tcp = self.wire().stream.tcp();
+        tcp.write_all(sealed).unwrap();
     }
 
     /// Sends what the proxy is free not to take.

@@ -232,7 +232,8 @@ impl Wire {
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => (),
-                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+                    // InvalidData: a TLS alert.
+                    ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::InvalidData => {
                         return Err(Gone { reset: true });
                     }
                     ErrorKind::UnexpectedEof => return Ok(0), // TLS without close_notify
