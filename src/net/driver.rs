@@ -33,9 +33,6 @@ thread_local! {
 /// Only where epoll fails as well, such as for want of descriptors.
 pub fn build() -> io::Result<(Runtime, Chosen)> {
     let mut fallbacks = Vec::new();
-    if std::env::var_os("MONOIO_FORCE_LEGACY_DRIVER").is_some() {
-        fallbacks.push("MONOIO_FORCE_LEGACY_DRIVER is set".to_owned());
-    }
     if monoio::utils::detect_uring() {
         let plain = io_uring::IoUring::builder;
         let mut fast = plain();
@@ -56,8 +53,12 @@ pub fn build() -> io::Result<(Runtime, Chosen)> {
                 Err(error) => fallbacks.push(format!("{name}: {error}")),
             }
         }
-    } else if let Err(error) = io_uring::IoUring::new(2) {
-        fallbacks.push(format!("io_uring: {error}"));
+    } else {
+        // What the probe of monoio found is not told: ask again.
+        fallbacks.push(match io_uring::IoUring::new(2) {
+            Ok(_) => "MONOIO_FORCE_LEGACY_DRIVER is set".to_owned(),
+            Err(error) => format!("io_uring: {error}"),
+        });
     }
     let runtime = RuntimeBuilder::<LegacyDriver>::new()
         .enable_timer()
