@@ -15,7 +15,8 @@ use rustls::{ServerConfig, ServerConnection};
 
 use crate::support::net::eventually;
 use crate::support::{
-    Act, Authority, Client, DEADLINE, Origin, PROMPT, Proxy, act, get, pattern, post, sockets, soon,
+    Act, Authority, Client, DEADLINE, OK, Origin, PROMPT, Proxy, act, get, pattern, post, sockets,
+    soon,
 };
 
 const ALONE: (&str, &str) = ("WORKERS", "1");
@@ -267,6 +268,32 @@ fn a_close_delimited_response_to_a_client_that_half_closes_never_looks_complete(
             Err(cut) => assert!(cut.reset || cut.head.is_none() && cut.body.is_empty()),
         }
     }
+}
+
+#[test]
+fn a_core_that_slept_through_the_deadline_relays_what_came_meanwhile() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let (asked, was_asked) = mpsc::channel();
+    let (send, may_send) = mpsc::channel();
+    let origin = Origin::plays([act(move |peer| {
+        peer.request();
+        asked.send(()).unwrap();
+        soon(&may_send);
+        peer.send(OK);
+        asked.send(()).unwrap();
+    })]);
+    let proxy = Proxy::start(&origin, &[ALONE, ("RESPONSE_HEADER_TIMEOUT_SECONDS", "1")]);
+    let mut client = Client::connect(&proxy);
+    client.send(get("/"));
+    soon(&was_asked);
+    proxy.signal(Signal::STOP);
+    eventually("it stops", || is_stopped(&proxy));
+    send.send(()).unwrap();
+    soon(&was_asked);
+    thread::sleep(LIMIT + LIMIT / 2); // the core's sleep, not a wait
+    proxy.signal(Signal::CONT);
+    let response = client.response();
+    assert_eq!((response.status(), response.attempts()), (200, Some(1)));
 }
 
 #[test]
