@@ -43,8 +43,10 @@ impl Relay {
                 Some(0) => return self.end_of_stream(),
                 Some(count) => {
                     unseen -= count as u64;
-                    self.empty(&mut pipe, to, answering, left).await?;
+                    // Before they are passed on, which may fail: they are no longer in the socket,
+                    // and what is drained after a failure has to be followed from the right place.
                     self.ended |= self.body.passed(count as u64);
+                    self.empty(&mut pipe, to, answering, left).await?;
                     self.breathe(answering, count as u64, left).await?;
                 }
             }
