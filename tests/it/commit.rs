@@ -2,7 +2,9 @@
 //! client on, nothing but upstream's bytes follows.
 use std::sync::mpsc;
 
-use crate::support::{Act, Client, OK, Origin, Proxy, Response, act, answers, get, post, soon};
+use crate::support::{
+    Act, Client, OK, Origin, Proxy, RESCUE, Response, act, answers, get, post, soon,
+};
 
 const IMPATIENT: (&str, &str) = ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0.2");
 
@@ -195,6 +197,25 @@ fn an_early_413_during_an_upload_is_relayed_and_not_replayed() {
 }
 
 #[test]
+fn a_connection_whose_request_was_not_sent_whole_is_not_used_again() {
+    let (go, gate) = mpsc::channel::<()>();
+    let early = act(move |peer| {
+        peer.head();
+        peer.take(1024);
+        peer.send(OK);
+        soon(&gate); // the rest of the request stays where it is
+        peer.is_closed_after();
+    });
+    let origin = Origin::plays([early, answers(OK)]);
+    let proxy = Proxy::start(&origin, &[("WORKERS", "1")]);
+    let mut client = Client::connect(&proxy);
+    client.send(post("/", &vec![b'x'; 20 << 20]));
+    assert_eq!(client.response().text(), "ok");
+    assert_eq!(client.exchange(get("/")).attempts(), Some(1));
+    go.send(()).unwrap();
+}
+
+#[test]
 fn an_early_response_whose_end_waits_for_the_request_gets_it_all() {
     const BODY: usize = 20 << 20;
     let origin = Origin::plays([act(|peer| {
@@ -233,7 +254,7 @@ fn a_failed_first_attempt_leaves_no_trace_in_the_second_ones_response() {
         }),
         answers("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecond"),
     ]);
-    let proxy = Proxy::start(&origin, &[IMPATIENT]);
+    let proxy = Proxy::start(&origin, &RESCUE);
     let mut client = Client::connect(&proxy);
     let response = client.exchange(post("/", b"{}"));
     assert_eq!(response.text(), "second");

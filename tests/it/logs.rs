@@ -1,7 +1,7 @@
 //! One line an exchange, one line a failed attempt, and nothing secret in any of them.
-use crate::support::{Client, OK, Origin, Proxy, act, answers, closes, get, hangs, post, resets};
-
-const IMPATIENT: (&str, &str) = ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0.2");
+use crate::support::{
+    Client, OK, Origin, Proxy, RESCUE, act, answers, closes, get, hangs, post, resets,
+};
 
 #[test]
 fn an_exchange_leaves_one_line() {
@@ -28,7 +28,10 @@ fn an_exchange_leaves_one_line() {
 #[test]
 fn a_failed_attempt_leaves_one_line_with_its_phase() {
     let origin = Origin::plays([hangs(), resets(), answers(OK)]);
-    let proxy = Proxy::start(&origin, &[IMPATIENT, ("UPSTREAM_MAX_ATTEMPTS", "3")]);
+    let proxy = Proxy::start(
+        &origin,
+        &[RESCUE[0], RESCUE[1], ("UPSTREAM_MAX_ATTEMPTS", "3")],
+    );
     Client::connect(&proxy).exchange(post("/v1", b"{}"));
     let done = proxy.logs(&["/v1", "status=200", "attempts=3"]);
     let id = done.split("id=").nth(1).unwrap();
@@ -94,7 +97,8 @@ fn no_secret_is_ever_logged_or_told() {
         .url()
         .replace("http://", &format!("http://user:{CANARY}@"));
     let settings = [
-        IMPATIENT,
+        RESCUE[0],
+        RESCUE[1],
         ("LOG_LEVEL", "TRACE"),
         ("UPSTREAM_API_KEY", key.as_str()),
         ("PROXY_ACCESS_TOKEN", token.as_str()),

@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use crate::support::net::eventually;
 use crate::support::{
-    Act, Client, OK, Origin, PROMPT, Proxy, act, answers, closes, get, hangs, post, soon,
+    Act, Client, OK, Origin, PROMPT, Proxy, RESCUE, act, answers, closes, get, hangs, post, soon,
 };
 
 /// One pool, whichever connection a client uses.
 const ALONE: (&str, &str) = ("WORKERS", "1");
 /// A back-off that would be noticed.
 const SLOW_BACKOFF: (&str, &str) = ("RETRY_BACKOFF_SECONDS", "15");
-const IMPATIENT: (&str, &str) = ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0.2");
 
 /// Answers one request and drops the next on the same connection, by `how`.
 fn stale(how: impl FnOnce(&mut crate::support::Peer) + Send + 'static) -> Act {
@@ -251,7 +250,7 @@ fn after_a_header_time_out_a_fresh_connection_is_used_and_idle_ones_are_dropped(
         })
     };
     let origin = Origin::plays([idle(), idle(), answers(OK)]);
-    let proxy = Proxy::start(&origin, &[ALONE, IMPATIENT]);
+    let proxy = Proxy::start(&origin, &[ALONE, RESCUE[0], RESCUE[1]]);
     let mut clients = [Client::connect(&proxy), Client::connect(&proxy)];
     for client in &mut clients {
         client.send(get("/"));
@@ -370,7 +369,8 @@ fn a_failed_attempt_gives_its_place_back() {
     let origin = Origin::plays([hangs(), closes(), answers(OK)]);
     let settings = [
         ALONE,
-        IMPATIENT,
+        RESCUE[0],
+        RESCUE[1],
         ("UPSTREAM_MAX_CONNECTIONS", "1"),
         ("UPSTREAM_MAX_ATTEMPTS", "3"),
         ("POOL_TIMEOUT_SECONDS", "1"),

@@ -3,8 +3,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Client, DEADLINE, OK, Origin, Proxy, Vacant, act, answers, closes, full_backlog, hangs, post,
-    resets,
+    Client, DEADLINE, OK, Origin, Proxy, RESCUE, Vacant, act, answers, closes, full_backlog, hangs,
+    post, resets,
 };
 
 const IMPATIENT: (&str, &str) = ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0.2");
@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_millis(200);
 #[test]
 fn a_request_left_unanswered_is_sent_again_with_the_same_bytes_on_a_new_connection() {
     let origin = Origin::plays([hangs(), answers(OK)]);
-    let proxy = Proxy::start(&origin, &[IMPATIENT]);
+    let proxy = Proxy::start(&origin, &RESCUE);
     let response = Client::connect(&proxy).exchange(post("/v1/responses?q=%2F", b"{\"a\":1}"));
     assert_eq!(response.status(), 200);
     assert_eq!(response.text(), "ok");
@@ -165,12 +165,12 @@ fn a_slow_reader_that_makes_progress_is_waited_for() {
     let origin = Origin::plays([act(|peer| {
         peer.head();
         for _ in 0..8 {
-            thread::sleep(Duration::from_millis(100)); // the upstream's slowness, not a wait
+            thread::sleep(Duration::from_millis(200)); // the upstream's slowness, not a wait
             peer.take(BODY / 8);
         }
         peer.send(OK);
     })]);
-    let proxy = Proxy::start(&origin, &[("WRITE_TIMEOUT_SECONDS", "0.4")]);
+    let proxy = Proxy::start(&origin, &[("WRITE_TIMEOUT_SECONDS", "1")]);
     let response = Client::connect(&proxy).exchange(post("/", &vec![b'x'; BODY]));
     assert_eq!(response.status(), 200);
     assert_eq!(response.attempts(), Some(1));
@@ -223,11 +223,12 @@ fn the_header_limit_starts_when_the_request_is_sent() {
     const BODY: usize = 16 << 20;
     let origin = Origin::plays([act(|peer| {
         peer.head();
-        thread::sleep(LIMIT * 2); // longer than the limit, while the request is still going out
+        // Longer than the limit, while the request is still going out.
+        thread::sleep(Duration::from_millis(1500));
         peer.take(BODY);
         peer.send(OK);
     })]);
-    let proxy = Proxy::start(&origin, &[IMPATIENT]);
+    let proxy = Proxy::start(&origin, &[("RESPONSE_HEADER_TIMEOUT_SECONDS", "1")]);
     let response = Client::connect(&proxy).exchange(post("/", &vec![b'x'; BODY]));
     assert_eq!(response.status(), 200);
     assert_eq!(response.attempts(), Some(1));

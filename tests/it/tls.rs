@@ -6,8 +6,8 @@ use rustls::HandshakeKind;
 
 use crate::support::net::eventually;
 use crate::support::{
-    Act, Authority, Client, OK, Origin, Peer, Proxy, act, answers, closes, get, hangs, pattern,
-    post, resets, soon,
+    Act, Authority, Client, OK, Origin, Peer, Proxy, RESCUE, act, answers, closes, get, hangs,
+    pattern, post, resets, soon,
 };
 
 const IMPATIENT: (&str, &str) = ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0.3");
@@ -47,7 +47,7 @@ fn a_request_passes_byte_for_byte_over_tls() {
 #[test]
 fn silence_resets_and_closes_are_rescued_over_tls() {
     for fault in [hangs(), resets(), closes(), closes_with_notify()] {
-        let stage = stage([fault, answers(OK)], &[IMPATIENT]);
+        let stage = stage([fault, answers(OK)], &RESCUE);
         let response = Client::connect(&stage.proxy).exchange(post("/", b"{}"));
         assert_eq!(response.status(), 200, "{}", response.text());
         assert_eq!(response.attempts(), Some(2));
@@ -312,7 +312,7 @@ fn a_complete_response_needs_no_close_notify() {
 #[test]
 fn a_large_upload_is_byte_exact_over_tls_and_is_replayed() {
     const BODY: usize = 20 << 20;
-    let stage = stage([hangs(), answers(OK)], &[IMPATIENT]);
+    let stage = stage([hangs(), answers(OK)], &RESCUE);
     let response = Client::connect(&stage.proxy).exchange(post("/", &pattern().bytes(BODY)));
     assert_eq!(response.status(), 200, "{}", response.text());
     for request in stage.origin.requests() {

@@ -28,6 +28,13 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// How long the proxy may take to react to an event, measured loosely.
 pub const PROMPT: Duration = Duration::from_millis(500);
 
+/// Settings for an upstream that hangs first: given up soon, and the last attempt has all the time
+/// that a busy machine needs.
+pub const RESCUE: [(&str, &str); 2] = [
+    ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0.2"),
+    ("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS", "30"),
+];
+
 /// A response as small as one can be.
 pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
