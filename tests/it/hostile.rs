@@ -297,6 +297,19 @@ fn a_core_that_slept_through_the_deadline_relays_what_came_meanwhile() {
 }
 
 #[test]
+fn the_body_of_a_health_request_is_not_the_next_request() {
+    let origin = Origin::plays([]);
+    let proxy = Proxy::start(&origin, &[]);
+    let mut client = Client::connect(&proxy);
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+    let length = smuggled.len();
+    let head = format!("GET /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n");
+    client.send(format!("{head}{smuggled}"));
+    assert_eq!(client.response().status(), 200);
+    assert_eq!(client.exchange(get("/healthz")).status(), 200);
+}
+
+#[test]
 fn a_client_that_is_silent_after_stray_empty_lines_is_closed_without_a_response() {
     let origin = Origin::plays([]);
     let proxy = Proxy::start(&origin, &[("CLIENT_HEADER_TIMEOUT_SECONDS", "0.3")]);
