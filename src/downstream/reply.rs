@@ -168,7 +168,7 @@ impl<'c> Unanswered<'c> {
         let written = self.client.write(&mut bytes).await.is_ok();
         Answered {
             keep_alive: keep_alive && written,
-            lingers: closes && written,
+            lingers: !keep_alive && written,
             sent,
         }
     }
