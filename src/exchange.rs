@@ -194,10 +194,10 @@ async fn respond(
     record: &mut Record,
     left: &mut Left<'_>,
 ) -> Answered {
+    let keep_alive = reply.keeps_alive();
     let mut reply = Reply::Unanswered(reply);
     let mut interim_left = INTERIM_MAX;
     let unchunk = request.version == Version::Http10;
-    let keep_alive = reply.keeps_alive();
     loop {
         let mut head = Buffer::small();
         let read = committed.read_head(&request.named.method, |parsed, framing, connection| {
@@ -323,13 +323,6 @@ enum Reply<'c> {
 }
 
 impl<'c> Reply<'c> {
-    fn keeps_alive(&self) -> bool {
-        match self {
-            Self::Unanswered(reply) => reply.keeps_alive(),
-            Self::Answering(_) => false,
-        }
-    }
-
     /// Sends a head. `Err`: the client is gone.
     async fn send(self, head: &mut Buffer, left: &mut Left<'_>) -> Result<Answering<'c>, Answered> {
         let client = match &self {

@@ -30,14 +30,6 @@ impl Deadline {
         limit.map_or(Self::NEVER, Self::after)
     }
 
-    /// The earlier of the two.
-    pub fn min(self, other: Self) -> Self {
-        match (self.0, other.0) {
-            (Some(a), Some(b)) => Self(Some(a.min(b))),
-            (a, b) => Self(a.or(b)),
-        }
-    }
-
     /// What is left, `None` where there is no limit.
     pub fn left(self) -> Option<Duration> {
         self.0
