@@ -297,6 +297,29 @@ fn a_core_that_slept_through_the_deadline_relays_what_came_meanwhile() {
 }
 
 #[test]
+fn a_refusal_that_closes_the_connection_ends_in_fin_though_the_client_has_sent_more() {
+    let (asked, was_asked) = mpsc::channel();
+    let origin = Origin::plays([act(move |peer| {
+        peer.request();
+        asked.send(()).unwrap();
+        peer.is_closed();
+    })]);
+    let settings = [
+        ("UPSTREAM_MAX_ATTEMPTS", "1"),
+        ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0.3"),
+    ];
+    let proxy = Proxy::start(&origin, &settings);
+    let mut client = Client::connect(&proxy);
+    let request = "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    client.send(request);
+    soon(&was_asked);
+    client.send(request);
+    assert_eq!(client.response().status(), 504);
+    let end = client.try_response("GET").unwrap_err();
+    assert!(!end.reset && end.head.is_none());
+}
+
+#[test]
 fn the_body_of_a_health_request_is_not_the_next_request() {
     let origin = Origin::plays([]);
     let proxy = Proxy::start(&origin, &[]);
