@@ -1,0 +1,5 @@
+//! Load tests for codex-reset-proxy: a faulty origin, a load generator, and a comparison with peers.
+mod pattern;
+mod results;
+
+fn main() {}
