@@ -1,10 +1,23 @@
 //! Until when something may take.
-use std::pin::Pin;
-use std::task::{Context, Poll};
+//!
+//! Nearly every wait ends long before its deadline, so a deadline costs next to nothing until it
+//! passes: a wait writes its deadline into a list of its core. One timer of the runtime, set for the
+//! earliest of them, wakes those that are due.
+use std::cell::RefCell;
+use std::mem::{ManuallyDrop, replace};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use monoio::time::{Instant, Sleep, sleep_until};
+use monoio::time::{Instant, sleep_until};
 use pin_project_lite::pin_project;
+use slab::Slab;
+
+thread_local! {
+    /// Never dropped: the tasks it wakes belong to a runtime that is not dropped either.
+    static ALARMS: ManuallyDrop<RefCell<Alarms>> =
+        const { ManuallyDrop::new(RefCell::new(Alarms::NONE)) };
+}
 
 /// A point in time, or none where there is no limit.
 ///
@@ -43,11 +56,8 @@ impl Deadline {
 
     /// Waits for it.
     pub async fn passed(self) {
-        match self.0 {
-            // Boxed: a timer has 640 bytes, and a task holds the sum of what it may wait for.
-            Some(at) => Box::pin(sleep_until(at)).await,
-            None => std::future::pending().await,
-        }
+        // It is the deadline that ends this.
+        let _: Result<(), Elapsed> = self.limit(std::future::pending()).await;
     }
 
     /// Awaits `future` as long as there is time. A result that is ready beats a deadline that has
@@ -55,8 +65,7 @@ impl Deadline {
     pub fn limit<F: Future>(self, future: F) -> Limited<F> {
         Limited {
             future,
-            at: self.0,
-            timer: None,
+            alarm: self.0.map(|at| Alarm { at, key: None }),
         }
     }
 }
@@ -67,12 +76,11 @@ pub async fn sleep(duration: Duration) {
 }
 
 pin_project! {
-    /// A future with a deadline. Its timer is set when the future does not end at once.
+    /// A future with a deadline.
     pub struct Limited<F> {
         #[pin]
         future: F,
-        at: Option<Instant>,
-        timer: Option<Pin<Box<Sleep>>>,
+        alarm: Option<Alarm>,
     }
 }
 
@@ -84,10 +92,154 @@ impl<F: Future> Future for Limited<F> {
         if let Poll::Ready(output) = this.future.poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        let Some(at) = *this.at else {
-            return Poll::Pending;
-        };
-        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        timer.as_mut().poll(cx).map(|()| Err(Elapsed))
+        match this
+            .alarm
+            .as_mut()
+            .is_some_and(|alarm| alarm.has_rung(cx.waker()))
+        {
+            true => Poll::Ready(Err(Elapsed)),
+            false => Poll::Pending,
+        }
     }
+}
+
+/// The deadline of one wait; in the list from the first time that it has to be waited for.
+struct Alarm {
+    at: Instant,
+    key: Option<usize>,
+}
+
+impl Alarm {
+    /// Whether it is over. If not, `waker` is woken when it is.
+    fn has_rung(&mut self, waker: &Waker) -> bool {
+        let (rung, earliest) = with_alarms(|alarms| match self.key {
+            Some(key) => (alarms.look(key, waker), false),
+            None => {
+                let (key, earliest) = alarms.add(self.at, waker.clone());
+                self.key = Some(key);
+                (false, earliest)
+            }
+        });
+        if earliest {
+            wind_up();
+        }
+        rung
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            // Dropped outside of the borrow: the last waker of a task takes the task with it.
+            let _removed = with_alarms(|alarms| alarms.waits.remove(key));
+        }
+    }
+}
+
+fn with_alarms<T>(then: impl FnOnce(&mut Alarms) -> T) -> T {
+    ALARMS.with(|alarms| then(&mut alarms.borrow_mut()))
+}
+
+/// The deadlines that a core waits for.
+struct Alarms {
+    waits: Slab<Wait>,
+    /// When the clock rings next; no wait that has not rung ends before.
+    next: Option<Instant>,
+    clock: Clock,
+}
+
+struct Wait {
+    at: Instant,
+    /// `None`: it has rung.
+    waker: Option<Waker>,
+}
+
+/// The task that rings.
+enum Clock {
+    NotStarted,
+    Started(Option<Waker>),
+}
+
+impl Alarms {
+    const NONE: Self = Self {
+        waits: Slab::new(),
+        next: None,
+        clock: Clock::NotStarted,
+    };
+
+    /// The place of a new wait, and whether the clock has to ring earlier for it.
+    fn add(&mut self, at: Instant, waker: Waker) -> (usize, bool) {
+        let waker = Some(waker);
+        let earliest = self.next.is_none_or(|next| at < next);
+        if earliest {
+            self.next = Some(at);
+        }
+        (self.waits.insert(Wait { at, waker }), earliest)
+    }
+
+    /// Whether the wait is over. A future may have moved to another task meanwhile.
+    fn look(&mut self, key: usize, waker: &Waker) -> bool {
+        match &mut self.waits[key].waker {
+            None => true,
+            Some(known) => {
+                known.clone_from(waker); // does nothing where it is the same
+                false
+            }
+        }
+    }
+
+    /// Takes the wakers of those that are due, and finds out who is next. Each wait is looked at:
+    /// this happens when the earliest is due, which is rare beside the waits that come and go.
+    fn due(&mut self, now: Instant) -> Vec<Waker> {
+        let mut due = Vec::new();
+        self.next = None;
+        for (_, wait) in &mut self.waits {
+            if wait.at <= now {
+                due.extend(wait.waker.take());
+            } else if self.next.is_none_or(|next| wait.at < next) {
+                self.next = Some(wait.at);
+            }
+        }
+        due
+    }
+}
+
+/// Tells the clock that it has to ring earlier, and starts it at the first time.
+fn wind_up() {
+    let clock = with_alarms(|alarms| replace(&mut alarms.clock, Clock::Started(None)));
+    match clock {
+        Clock::NotStarted => drop(monoio::spawn(ring())),
+        Clock::Started(waker) => {
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// Rings, for ever.
+async fn ring() {
+    let mut timer = pin!(sleep_until(Instant::now()));
+    std::future::poll_fn(|cx| {
+        loop {
+            let now = Instant::now();
+            let (due, next) = with_alarms(|alarms| {
+                let is_time = alarms.next.is_some_and(|next| next <= now);
+                let due = if is_time { alarms.due(now) } else { Vec::new() };
+                alarms.clock = Clock::Started(Some(cx.waker().clone()));
+                (due, alarms.next)
+            });
+            due.into_iter().for_each(Waker::wake);
+            let Some(next) = next else {
+                return Poll::Pending;
+            };
+            if timer.deadline() != next {
+                timer.as_mut().reset(next);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
 }
