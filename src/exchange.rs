@@ -85,11 +85,12 @@ async fn exchange(
     input: &mut Buffer,
     mut request: Box<Request>,
 ) -> Answered {
+    let head = std::mem::take(&mut request.head);
     let draining = core.drain.has_started();
     let keep_alive = request.keep_alive && !draining;
     let reply = Unanswered::new(client, request.named.method == "HEAD", keep_alive);
     let mut record = Record::new(&core.ids, &request.named.method, &request.named.path);
-    let wire = match body::buffer(client, input, &mut request, &reply).await {
+    let wire = match body::buffer(client, input, &request, head, &reply).await {
         Ok(wire) => wire,
         Err(body::Fault::Refused(refusal)) => return refuse(reply, &refusal, &mut record).await,
         Err(body::Fault::Left) => {
@@ -98,10 +99,10 @@ async fn exchange(
         }
     };
     if request.kind == Kind::Health {
-        return reply.tell_health(draining).await;
+        return Box::pin(reply.tell_health(draining)).await;
     }
-    record.buffered(wire.iter().map(|block| block.len() as u64).sum());
     let replayable = Replayable::new(wire, request.is_idempotent());
+    record.buffered(replayable.bytes());
     let mut left = pin!(client.left());
     let mut left: Left<'_> = left.as_mut();
     let attempted = select! {
@@ -129,42 +130,43 @@ async fn exchange(
 }
 
 /// Attempts the request until the upstream commits to an answer or the attempts are used up.
-async fn attempt(
+///
+/// Not an `async fn`: that would hold its arguments twice.
+fn attempt(
     core: &Core,
     mut request: Replayable,
-    record: &mut Record,
-) -> Result<Committed, Failure> {
-    let attempts = &core.config.attempts;
-    // A reused connection that the upstream has closed is not its failure: once, that is free.
-    let mut stale_may_be_free = attempts.max > 1 || request.is_idempotent();
-    let (mut attempt, mut fresh) = (1, false);
-    loop {
-        let last = attempt == attempts.max;
-        let started = Instant::now();
-        let limits = limits(core, last);
-        let attempted = request
-            .attempt(&core.upstream, fresh, limits, &mut record.sends)
-            .await;
-        let failed = match attempted {
-            Ok(committed) => return Ok(committed),
-            Err(failed) => failed,
-        };
-        fresh = true;
-        if failed.was_stale() && stale_may_be_free {
-            stale_may_be_free = false;
-            record.stale_connection(failed.failure());
+    record: &mut Record<'_>,
+) -> impl Future<Output = Result<Committed, Failure>> {
+    async move {
+        let attempts = &core.config.attempts;
+        // A reused connection that the upstream has closed is not its failure: once, that is free.
+        let mut stale_may_be_free = attempts.max > 1 || request.is_idempotent();
+        let (mut attempt, mut fresh) = (1, false);
+        loop {
+            let last = attempt == attempts.max;
+            let started = Instant::now();
+            let (limits, sends) = (limits(core, last), &mut record.sends);
+            let failed = match request.attempt(&core.upstream, fresh, limits, sends).await {
+                Ok(committed) => return Ok(committed),
+                Err(failed) => failed,
+            };
+            fresh = true;
+            let failure = failed.failure();
+            if failed.was_stale() && stale_may_be_free {
+                stale_may_be_free = false;
+                record.stale_connection(failure);
+                request = failed.into_request();
+                continue;
+            }
+            let again = !last && failure.may_pass();
+            record.attempt_failed(attempt, failure.phase(), started.elapsed(), failure, again);
+            if !again {
+                return Err(failed.into_failure());
+            }
             request = failed.into_request();
-            continue;
+            attempt += 1;
+            sleep(attempts.backoff).await;
         }
-        let failure = failed.failure();
-        let again = !last && failure.may_pass();
-        record.attempt_failed(attempt, failure.phase(), started.elapsed(), failure, again);
-        if !again {
-            return Err(failed.into_failure());
-        }
-        sleep(attempts.backoff).await;
-        attempt += 1;
-        request = failed.into_request();
     }
 }
 
@@ -186,67 +188,71 @@ fn limits(core: &Core, last: bool) -> Limits {
 }
 
 /// No way back to another attempt: whatever comes is relayed, refused or broken off.
-async fn respond(
+///
+/// Not an `async fn`: that would hold its arguments twice.
+fn respond(
     core: &Core,
     mut committed: Committed,
     reply: Unanswered<'_>,
     request: &Request,
-    record: &mut Record,
+    record: &mut Record<'_>,
     left: &mut Left<'_>,
-) -> Answered {
-    let keep_alive = reply.keeps_alive();
-    let mut reply = Reply::Unanswered(reply);
-    let mut interim_left = INTERIM_MAX;
-    let unchunk = request.version == Version::Http10;
-    loop {
-        let mut head = Buffer::small();
-        let read = committed.read_head(&request.named.method, |parsed, framing, connection| {
-            let rules = rules(parsed.status, framing, unchunk, keep_alive, record.sends);
-            write_response(head.as_vec(), parsed, connection, &rules);
-        });
-        let read = select! {
-            biased;
-            read = read => read,
-            () = &mut *left => {
-                committed.close();
-                return reply.client_left(record, "waiting for the response");
-            }
-        };
-        let read = match read {
-            Ok(read) if read.status == 101 || (read.status < 200 && interim_left == 0) => Err(
-                Fault::Malformed("an interim response that was not asked for"),
-            ),
-            read => read,
-        };
-        match read {
-            Err(fault) => {
-                committed.close();
-                return reply.fail(&fault, record).await;
-            }
-            Ok(read) if read.status < 200 => {
-                interim_left -= 1;
-                committed.skip(&read);
-                let ours = read.status == 100 && request.expects_continue;
-                if unchunk || ours {
-                    continue; // HTTP/1.0 knows no interim responses, and our own 100 was sent
+) -> impl Future<Output = Answered> {
+    async move {
+        let keep_alive = reply.keeps_alive();
+        let mut reply = Reply::Unanswered(reply);
+        let mut interim_left = INTERIM_MAX;
+        let unchunk = request.version == Version::Http10;
+        loop {
+            let mut head = Buffer::small();
+            let read = committed.read_head(&request.named.method, |parsed, framing, connection| {
+                let rules = rules(parsed.status, framing, unchunk, keep_alive, record.sends);
+                write_response(head.as_vec(), parsed, connection, &rules);
+            });
+            let read = select! {
+                biased;
+                read = read => read,
+                () = &mut *left => {
+                    committed.close();
+                    return reply.client_left(record, "waiting for the response");
                 }
-                reply = match reply.send(&mut head, left).await {
-                    Ok(answering) => Reply::Answering(answering),
-                    Err(answered) => {
-                        committed.close();
-                        record.finish(&Outcome::ClientLeft("waiting for the response"), 0);
-                        return answered;
+            };
+            let read = match read {
+                Ok(read) if read.status == 101 || (read.status < 200 && interim_left == 0) => Err(
+                    Fault::Malformed("an interim response that was not asked for"),
+                ),
+                read => read,
+            };
+            match read {
+                Err(fault) => {
+                    committed.close();
+                    return reply.fail(&fault, record).await;
+                }
+                Ok(read) if read.status < 200 => {
+                    interim_left -= 1;
+                    committed.skip(&read);
+                    let ours = read.status == 100 && request.expects_continue;
+                    if unchunk || ours {
+                        continue; // HTTP/1.0 knows no interim responses, and our own 100 was sent
                     }
-                };
-            }
-            Ok(read) => {
-                record.head(read.status);
-                let response = committed.into_response(&read);
-                let relay = Relay::new(response, unchunk, core.config.stream_idle_timeout);
-                return match relay {
-                    Ok(relay) => finish(core, relay, reply, head, record, left).await,
-                    Err(reason) => reply.fail(&Fault::Malformed(reason), record).await,
-                };
+                    reply = match reply.send(&mut head, left).await {
+                        Ok(answering) => Reply::Answering(answering),
+                        Err(answered) => {
+                            committed.close();
+                            record.finish(&Outcome::ClientLeft("waiting for the response"), 0);
+                            return answered;
+                        }
+                    };
+                }
+                Ok(read) => {
+                    record.head(read.status);
+                    let response = committed.into_response(&read);
+                    let relay = Relay::new(response, unchunk, core.config.stream_idle_timeout);
+                    return match relay {
+                        Ok(relay) => finish(core, relay, reply, head, record, left).await,
+                        Err(reason) => reply.fail(&Fault::Malformed(reason), record).await,
+                    };
+                }
             }
         }
     }
@@ -278,7 +284,7 @@ async fn finish(
     mut relay: Box<Relay>,
     reply: Reply<'_>,
     mut head: Buffer,
-    record: &Record,
+    record: &Record<'_>,
     left: &mut Left<'_>,
 ) -> Answered {
     head.as_vec().extend_from_slice(&relay.first());
@@ -308,10 +314,12 @@ async fn finish(
     answered
 }
 
-async fn refuse(reply: Unanswered<'_>, refusal: &Refusal, record: &mut Record) -> Answered {
+async fn refuse(reply: Unanswered<'_>, refusal: &Refusal, record: &mut Record<'_>) -> Answered {
     let told = refusal.tell();
     record.status = Some(told.status.0);
-    let answered = reply.refuse(refusal, record.sends, &record.id).await;
+    // Boxed: it is rare, and a task holds the largest of what it may wait for.
+    let refuse = Box::pin(reply.refuse(refusal, record.sends, record.id));
+    let answered = refuse.await;
     record.finish(&Outcome::Refused(told.code), answered.sent);
     answered
 }
@@ -347,14 +355,14 @@ impl<'c> Reply<'c> {
         })
     }
 
-    fn client_left(self, record: &Record, phase: &str) -> Answered {
+    fn client_left(self, record: &Record<'_>, phase: &str) -> Answered {
         record.finish(&Outcome::ClientLeft(phase), 0);
         Answered::GONE
     }
 
     /// There is no final response head: told, or where an interim response has gone out, shown by
     /// the end of the connection.
-    async fn fail(self, fault: &Fault, record: &mut Record) -> Answered {
+    async fn fail(self, fault: &Fault, record: &mut Record<'_>) -> Answered {
         match self {
             Self::Unanswered(reply) => {
                 let refusal = match fault {

@@ -26,17 +26,21 @@ impl From<Refusal> for Fault {
     }
 }
 
-/// The blocks that an attempt sends: the head with the beginning of the body, then the rest.
+/// The blocks that an attempt sends: the head with the beginning of the body, and the rest.
+pub type Wire = (Bytes, Vec<Bytes>);
+
+/// Buffers the body of `request` behind its rewritten `head`.
 ///
 /// Memory follows the bytes that have come, not the length that was claimed: a block is taken when
 /// there is something to put into it. `input` is left with what follows the request.
 pub async fn buffer(
     client: &Client,
     input: &mut Buffer,
-    request: &mut Request,
+    request: &Request,
+    head: Buffer,
     reply: &Unanswered<'_>,
-) -> Result<Vec<Bytes>, Fault> {
-    let wire = buffer_wire(client, input, request, reply).await;
+) -> Result<Wire, Fault> {
+    let wire = buffer_wire(client, input, request, head, reply).await;
     if input.is_empty() {
         *input = Buffer::empty(); // nothing is held while the response is awaited
     }
@@ -46,10 +50,10 @@ pub async fn buffer(
 async fn buffer_wire(
     client: &Client,
     input: &mut Buffer,
-    request: &mut Request,
+    request: &Request,
+    mut head: Buffer,
     reply: &Unanswered<'_>,
-) -> Result<Vec<Bytes>, Fault> {
-    let mut head = std::mem::take(&mut request.head);
+) -> Result<Wire, Fault> {
     if request.expects_continue && input.is_empty() && request.framing != Framing::Length(0) {
         reply.go_on().await.map_err(|_| Fault::Left)?;
     }
@@ -63,9 +67,7 @@ async fn buffer_wire(
                 length.to_string().as_bytes(),
             );
             head.as_vec().extend_from_slice(b"\r\n");
-            let mut wire = vec![head.freeze()];
-            wire.append(&mut blocks.finish());
-            Ok(wire)
+            Ok((head.freeze(), blocks.finish()))
         }
         framing => {
             head.as_vec().extend_from_slice(b"\r\n");
@@ -73,7 +75,7 @@ async fn buffer_wire(
             if let Framing::Length(length) = framing {
                 receive(client, input, &mut blocks, length).await?;
             }
-            Ok(blocks.finish())
+            Ok(blocks.finish_with_first())
         }
     }
 }
@@ -240,5 +242,13 @@ impl Blocks {
             self.full.push(self.last.freeze());
         }
         self.full
+    }
+
+    /// The first block apart: most requests have no other.
+    fn finish_with_first(mut self) -> Wire {
+        match self.full.is_empty() {
+            true => (self.last.freeze(), Vec::new()),
+            false => (self.full.remove(0), self.finish()),
+        }
     }
 }

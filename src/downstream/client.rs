@@ -17,7 +17,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES_MAX: usize = 64 << 20;
 
-/// Resolves when the client has left. Made once per exchange, so that watching costs one operation.
+/// Resolves when the client has left.
 pub type Left<'a> = Pin<&'a mut dyn Future<Output = ()>>;
 
 /// The connection of one client.
@@ -77,10 +77,8 @@ impl Client {
     }
 
     /// Writes all of `bytes`, as long as the client stays and takes some now and then.
-    pub async fn write(&self, bytes: &mut Buffer) -> io::Result<()> {
-        self.tcp
-            .write_buffer(bytes, self.limits.write_timeout)
-            .await
+    pub fn write(&self, bytes: &mut Buffer) -> impl Future<Output = io::Result<()>> {
+        self.tcp.write_buffer(bytes, self.limits.write_timeout)
     }
 
     /// Half-closes and reads on for a bounded while, so that a client still sending reads what it

@@ -22,6 +22,7 @@
 //! reply.refuse(&refusal, 1, "id").await; // error: use of moved value
 //! # }
 //! ```
+use std::fmt::Display;
 use std::io;
 
 use crate::downstream::client::Client;
@@ -107,11 +108,11 @@ impl<'c> Unanswered<'c> {
 
     /// Tells the client why there is no response. `sends`: how often the request was sent; `id`: the
     /// one in our log line.
-    pub async fn refuse(self, refusal: &Refusal, sends: u32, id: &str) -> Answered {
+    pub async fn refuse(self, refusal: &Refusal, sends: u32, id: impl Display) -> Answered {
         let told = refusal.tell();
         let fields = [
             ("x-codex-reset-proxy-error", told.code.to_owned()),
-            ("x-request-id", id.to_owned()),
+            ("x-request-id", id.to_string()),
         ];
         let closes = refusal.closes();
         let upgrade = matches!(refusal, Refusal::UpgradeRequired);

@@ -1,4 +1,5 @@
 //! A request's head: read under a size and a time limit, checked, and rewritten as it goes up.
+use std::borrow::Cow;
 use std::time::Duration;
 
 use memchr::memchr;
@@ -36,7 +37,7 @@ pub enum Next {
 /// A request as a log line names it.
 pub struct Named {
     /// The method.
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// The path of its target, without the query, and not all of a very long one.
     pub path: String,
 }
@@ -65,14 +66,14 @@ impl Named {
         let path = path(target);
         let path = &path[..path.len().min(LOGGED_BYTES_MAX)];
         Self {
-            method: head.method.to_owned(),
+            method: method(head.method),
             path: String::from_utf8_lossy(path).into_owned(),
         }
     }
 
     fn unknown() -> Self {
         Self {
-            method: "-".to_owned(),
+            method: Cow::Borrowed("-"),
             path: "-".to_owned(),
         }
     }
@@ -91,7 +92,7 @@ impl Request {
     /// RFC 9110 9.2.2.
     pub fn is_idempotent(&self) -> bool {
         matches!(
-            self.named.method.as_str(),
+            &*self.named.method,
             "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE"
         )
     }
@@ -259,6 +260,15 @@ fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
         head: rewritten,
         kind: if health { Kind::Health } else { Kind::Forward },
     })
+}
+
+/// The usual methods cost no memory.
+fn method(name: &str) -> Cow<'static, str> {
+    match name {
+        "POST" => Cow::Borrowed("POST"),
+        "GET" => Cow::Borrowed("GET"),
+        other => Cow::Owned(other.to_owned()),
+    }
 }
 
 fn path(target: &[u8]) -> &[u8] {

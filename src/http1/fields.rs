@@ -2,6 +2,8 @@
 //!
 //! Fields keep their name, value, order and repetition. Hop-by-hop fields (RFC 9110 7.6.1) and those
 //! that `Connection` names never cross.
+use std::io::Write;
+
 use httparse::Header;
 
 use crate::http1::framing::Framing;
@@ -18,8 +20,8 @@ const CONNECTION_OPTIONS_MAX: usize = 32;
 pub struct Connection<'a> {
     /// `close` is among the options.
     pub close: bool,
-    options: [&'a [u8]; CONNECTION_OPTIONS_MAX],
-    count: usize,
+    /// The options that name fields; usually there are none.
+    named: Vec<&'a [u8]>,
 }
 
 /// `Connection` has more options than we are willing to compare.
@@ -29,27 +31,25 @@ pub struct TooManyOptions;
 impl<'a> Connection<'a> {
     /// Reads all `Connection` fields of a header section.
     pub fn of(fields: &[Header<'a>]) -> Result<Self, TooManyOptions> {
-        let mut found = Self {
-            close: false,
-            options: [&[]; CONNECTION_OPTIONS_MAX],
-            count: 0,
-        };
+        let (mut close, mut named) = (false, Vec::new());
         for field in fields.iter().filter(|field| is(field, "connection")) {
             for option in list(field.value) {
-                if found.count == CONNECTION_OPTIONS_MAX {
+                if option.eq_ignore_ascii_case(b"close") {
+                    close = true;
+                } else if !option.eq_ignore_ascii_case(b"keep-alive") {
+                    named.push(option);
+                }
+                if named.len() > CONNECTION_OPTIONS_MAX {
                     return Err(TooManyOptions);
                 }
-                found.close |= option.eq_ignore_ascii_case(b"close");
-                found.options[found.count] = option;
-                found.count += 1;
             }
         }
-        Ok(found)
+        Ok(Self { close, named })
     }
 
     fn names(&self, field: &str) -> bool {
         let named = |option: &&[u8]| option.eq_ignore_ascii_case(field.as_bytes());
-        self.options[..self.count].iter().any(named)
+        self.named.iter().any(named)
     }
 }
 
@@ -174,11 +174,8 @@ pub fn write_response(
         }
     }
     if let Some(attempts) = rules.attempts {
-        write_field(
-            out,
-            "x-codex-reset-proxy-attempts",
-            attempts.to_string().as_bytes(),
-        );
+        // Writing to memory does not fail.
+        let _ = write!(out, "x-codex-reset-proxy-attempts: {attempts}\r\n");
     }
     if rules.close {
         write_field(out, "Connection", b"close");

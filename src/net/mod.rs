@@ -17,7 +17,6 @@ pub mod tcp;
 pub mod tls;
 
 pub use deadline::sleep;
-pub use monoio::io::{CancelHandle, Canceller};
 pub use monoio::task::JoinHandle;
 pub use monoio::time::Instant;
 pub use monoio::{select, spawn};

@@ -3,7 +3,6 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use monoio::io::CancelHandle;
 
 use crate::net::buffer::Buffer;
 use crate::net::tcp::Tcp;
@@ -35,19 +34,12 @@ impl Stream {
         }
     }
 
-    /// Reads at least one byte; to be cancelled and awaited, not dropped, where its bytes matter.
-    pub async fn read(&self, into: &mut Buffer, cancel: CancelHandle) -> io::Result<usize> {
-        match self {
-            Self::Plain(tcp) => tcp.read(into, cancel).await,
-            Self::Tls(tls) => tls.read(into, cancel).await,
-        }
-    }
-
     /// Writes all of `block`; `TimedOut` where `stall` passes without progress.
-    pub async fn write(&self, block: Bytes, stall: Duration) -> io::Result<()> {
+    pub async fn write(&self, block: &Bytes, stall: Duration) -> io::Result<()> {
         match self {
-            Self::Plain(tcp) => tcp.write(block, stall).await,
-            Self::Tls(tls) => tls.write(&block, stall).await,
+            Self::Plain(tcp) => tcp.write(block.clone(), stall).await.map(drop),
+            // Boxed: it is large, and a task holds the largest of what it may wait for.
+            Self::Tls(tls) => Box::pin(tls.write(block, stall)).await,
         }
     }
 

@@ -1,14 +1,19 @@
 //! A TCP connection that may be read, written and watched at the same time.
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use monoio::buf::{IoBuf, IoBufMut};
-use monoio::io::{AsyncWriteRent, CancelHandle, CancelableAsyncReadRent};
+use monoio::buf::IoBuf;
+use monoio::io::AsyncWriteRent;
 use monoio::net::TcpStream;
+use pin_project_lite::pin_project;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{RecvFlags, Shutdown, sockopt};
@@ -24,7 +29,9 @@ const KEEPALIVE_PROBES: u32 = 3;
 
 /// A connected socket of this core.
 pub struct Tcp {
-    stream: UnsafeCell<TcpStream>,
+    stream: Rc<Shared>,
+    /// The operation behind [`Self::readable`], boxed once for a connection.
+    readable: RefCell<Pin<Box<dyn Future<Output = io::Result<()>>>>>,
     nonblocking: Cell<bool>,
 }
 
@@ -50,21 +57,43 @@ impl Tcp {
     }
 
     fn new(stream: TcpStream) -> Self {
+        let stream = Rc::new(Shared(UnsafeCell::new(stream)));
+        let shared = stream.clone();
+        let make = move || {
+            let stream = shared.clone();
+            async move { stream.borrow().readable(false).await }
+        };
         Self {
-            stream: UnsafeCell::new(stream),
+            stream,
+            readable: RefCell::new(Box::pin(Again { make, armed: None })),
             nonblocking: Cell::new(false),
         }
     }
 
     /// Waits until there are bytes to read, the peer has closed its side, or the connection is
-    /// broken. One task at a time: on epoll a second one takes the first one's wake-up.
+    /// broken. It may turn out that there is nothing.
+    ///
+    /// The operation behind it outlives who waits: it is one operation that sees a client leave during
+    /// an exchange and its next request come after it, or an idle upstream close and its next response
+    /// begin. One task at a time: the last one to wait is woken.
     pub async fn readable(&self) -> io::Result<()> {
-        self.stream().readable(false).await
+        poll_fn(|cx| self.readable.borrow_mut().as_mut().poll(cx)).await
+    }
+
+    /// Whether nothing has arrived, neither a byte nor an end nor an error, as far as the core has
+    /// heard. From the first call on it listens.
+    pub fn is_quiet(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.readable
+            .borrow_mut()
+            .as_mut()
+            .poll(&mut cx)
+            .is_pending()
     }
 
     /// Waits until there is room to write.
     pub async fn writable(&self) -> io::Result<()> {
-        self.stream().writable(false).await
+        self.stream.borrow().writable(false).await
     }
 
     /// Reads what is there into the spare room of `into`, which must not be nothing. `None`: nothing
@@ -79,21 +108,10 @@ impl Tcp {
         }
     }
 
-    /// Reads into the spare room of `into` in one operation that `cancel` can stop. Not to be
-    /// dropped where its bytes matter: cancel it and await it. It then yields the bytes that came
-    /// after all, or [`is_cancelled`] says that none did.
-    pub async fn read(&self, into: &mut Buffer, cancel: CancelHandle) -> io::Result<usize> {
-        let (bytes, start) = into.take();
-        let filled = bytes.len();
-        let slice = bytes.slice_mut(filled..);
-        let (read, slice) = self.stream_mut().cancelable_read(slice, cancel).await;
-        into.restore(slice.into_inner(), start);
-        read
-    }
-
-    /// Writes all of `block`. Fails with `TimedOut` where `stall` passes without any byte taken.
-    pub async fn write(&self, block: Bytes, stall: Duration) -> io::Result<()> {
-        self.write_owned(block, 0, stall).await.map(drop)
+    /// Writes all of `block` and gives it back. Fails with `TimedOut` where `stall` passes without any
+    /// byte taken.
+    pub fn write(&self, block: Bytes, stall: Duration) -> impl Future<Output = io::Result<Bytes>> {
+        self.write_owned(block, 0, stall)
     }
 
     /// Writes all bytes held by `buffer` and leaves it empty, its memory still its own.
@@ -105,44 +123,37 @@ impl Tcp {
         Ok(())
     }
 
-    async fn write_owned<B: IoBuf>(
+    /// Not an `async fn`: that would hold its arguments twice.
+    fn write_owned<B: IoBuf>(
         &self,
         mut buf: B,
-        start: usize,
+        mut sent: usize,
         stall: Duration,
-    ) -> io::Result<B> {
-        let (mut sent, length) = (start, buf.bytes_init());
-        while sent < length {
-            let write = self.stream_mut().write(buf.slice(sent..length));
-            let (written, slice) = Deadline::after(stall)
-                .limit(write)
-                .await
-                .map_err(|_| io::ErrorKind::TimedOut)?;
-            buf = slice.into_inner();
-            match written? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                count => sent += count,
+    ) -> impl Future<Output = io::Result<B>> {
+        async move {
+            let length = buf.bytes_init();
+            while sent < length {
+                let write = self.stream.borrow_mut().write(buf.slice(sent..length));
+                let (written, slice) = Deadline::after(stall)
+                    .limit(write)
+                    .await
+                    .map_err(|_| io::ErrorKind::TimedOut)?;
+                buf = slice.into_inner();
+                match written? {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    count => sent += count,
+                }
             }
+            Ok(buf)
         }
-        Ok(buf)
     }
 
     /// Whether the peer has closed its side or the connection is broken, bytes still unread or not.
     pub fn has_hung_up(&self) -> bool {
-        self.polls(PollFlags::RDHUP)
-            .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
-    }
-
-    /// Whether nothing has arrived: no byte, no end, no error.
-    pub fn is_quiet(&self) -> bool {
-        self.polls(PollFlags::IN | PollFlags::RDHUP).is_empty()
-    }
-
-    fn polls(&self, events: PollFlags) -> PollFlags {
-        let mut fds = [PollFd::new(self, events)];
+        let mut fds = [PollFd::new(self, PollFlags::RDHUP)];
         match poll(&mut fds, Some(&Timespec::default())) {
-            Ok(_) => fds[0].revents(),
-            Err(_) => PollFlags::ERR,
+            Ok(_) => !fds[0].revents().is_empty(),
+            Err(_) => true,
         }
     }
 
@@ -169,21 +180,23 @@ impl Tcp {
         }
         Ok(())
     }
+}
 
-    fn stream(&self) -> &TcpStream {
-        self.stream_mut()
+/// The stream of monoio, which asks for `&mut` to read and write.
+struct Shared(UnsafeCell<TcpStream>);
+
+impl Shared {
+    fn borrow(&self) -> &TcpStream {
+        self.borrow_mut()
     }
 
-    #[allow(
-        unsafe_code,
-        reason = "monoio asks for `&mut` to read and write; see SAFETY"
-    )]
+    #[allow(unsafe_code, reason = "see SAFETY")]
     #[allow(clippy::mut_from_ref, reason = "the same")]
-    fn stream_mut(&self) -> &mut TcpStream {
-        // SAFETY: `Tcp` is not `Sync`, so all calls come from one thread. monoio's read, write and
-        // poll only clone the stream's descriptor handle before they suspend and never change the
-        // stream: monoio states the same by `unsafe impl Split for TcpStream`.
-        unsafe { &mut *self.stream.get() }
+    fn borrow_mut(&self) -> &mut TcpStream {
+        // SAFETY: `Shared` is not `Sync`, so all calls come from one thread. monoio's write and poll
+        // only clone the stream's descriptor handle before they suspend and never change the stream:
+        // monoio states the same by `unsafe impl Split for TcpStream`.
+        unsafe { &mut *self.0.get() }
     }
 }
 
@@ -191,13 +204,33 @@ impl AsFd for Tcp {
     #[allow(unsafe_code, reason = "monoio's stream implements AsRawFd only")]
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is open as long as the stream, which `self` owns.
-        unsafe { BorrowedFd::borrow_raw(self.stream().as_raw_fd()) }
+        unsafe { BorrowedFd::borrow_raw(self.stream.borrow().as_raw_fd()) }
     }
 }
 
-/// Whether a read ended because it was cancelled, without having taken a byte.
-pub fn is_cancelled(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::CANCELED.raw_os_error())
+pin_project! {
+    /// A future that is made anew when it is polled after its end.
+    struct Again<M, F> {
+        make: M,
+        #[pin]
+        armed: Option<F>,
+    }
+}
+
+impl<M: Fn() -> F, F: Future> Future for Again<M, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        loop {
+            if let Some(armed) = this.armed.as_mut().as_pin_mut() {
+                let output = ready!(armed.poll(cx));
+                this.armed.set(None);
+                return Poll::Ready(output);
+            }
+            this.armed.set(Some((this.make)()));
+        }
+    }
 }
 
 /// Options of a connection; set on a listener, its connections inherit them.

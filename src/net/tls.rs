@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use monoio::io::CancelHandle;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -148,18 +147,6 @@ impl Tls {
         }
     }
 
-    /// Reads at least one plaintext byte, as [`Tcp::read`]: to be cancelled and awaited.
-    pub async fn read(&self, into: &mut Buffer, cancel: CancelHandle) -> io::Result<usize> {
-        loop {
-            if let Some(count) = self.decrypt(into)? {
-                return Ok(count);
-            }
-            let mut received = Buffer::small();
-            let count = self.tcp.read(&mut received, cancel.clone()).await?;
-            self.received(received, count)?;
-        }
-    }
-
     /// Writes all of `block`, as [`Tcp::write`].
     pub async fn write(&self, block: &[u8], stall: Duration) -> io::Result<()> {
         let mut rest = block;
@@ -178,7 +165,8 @@ impl Tls {
         if self.tcp.is_quiet() && !self.more.get() {
             return true;
         }
-        matches!(self.try_read(&mut Buffer::small()), Ok(None))
+        // What was read is behind us: listen for more.
+        matches!(self.try_read(&mut Buffer::small()), Ok(None)) && self.tcp.is_quiet()
     }
 
     /// Says close_notify, if it can be said at once, and ends both directions.

@@ -2,7 +2,7 @@
 //!
 //! Nothing here is secret: no field values, no query, no body.
 use std::cell::Cell;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use tracing::{debug, info, warn};
@@ -23,23 +23,33 @@ impl Default for Ids {
 }
 
 impl Ids {
-    fn next(&self) -> String {
+    fn next(&self) -> Id {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
-        format!("{id:016x}")
+        Id(id)
+    }
+}
+
+/// The id of one exchange, shown as 16 hex digits.
+#[derive(Clone, Copy)]
+pub struct Id(u64);
+
+impl Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
     }
 }
 
 /// What is known of an exchange so far.
-pub struct Record {
+pub struct Record<'r> {
     /// The id in the log lines and in `x-request-id`.
-    pub id: String,
+    pub id: Id,
     /// How often the request was sent.
     pub sends: u32,
     /// The status that the client was told.
     pub status: Option<u16>,
-    method: String,
-    path: String,
+    method: &'r str,
+    path: &'r str,
     started: Instant,
     request_bytes: u64,
     header_time: Option<Duration>,
@@ -57,15 +67,15 @@ pub enum Outcome<'a> {
     Aborted(&'a dyn Display),
 }
 
-impl Record {
+impl<'r> Record<'r> {
     /// An exchange that begins now. `path` without its query.
-    pub fn new(ids: &Ids, method: &str, path: &str) -> Self {
+    pub fn new(ids: &Ids, method: &'r str, path: &'r str) -> Self {
         Self {
             id: ids.next(),
             sends: 0,
             status: None,
-            method: method.to_owned(),
-            path: path.to_owned(),
+            method,
+            path,
             started: Instant::now(),
             request_bytes: 0,
             header_time: None,
@@ -93,7 +103,7 @@ impl Record {
         again: bool,
     ) {
         warn!(
-            id = %self.id, method = %self.method, path = %self.path, attempt, phase,
+            id = %self.id, method = self.method, path = self.path, attempt, phase,
             ms = millis(took), %cause, again, "attempt failed"
         );
     }
@@ -113,7 +123,7 @@ impl Record {
             Outcome::Aborted(cause) => ("aborted", Some(*cause)),
         };
         info!(
-            id = %self.id, method = %self.method, path = %self.path,
+            id = %self.id, method = self.method, path = self.path,
             status = self.status, attempts = self.sends,
             request_bytes = self.request_bytes, response_bytes,
             header_ms = self.header_time.map(millis), total_ms = millis(self.started.elapsed()),

@@ -41,16 +41,14 @@ use std::cell::Cell;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
+use std::slice;
 use std::time::Duration;
-
-use bytes::Bytes;
 
 use crate::net::buffer::Buffer;
 use crate::net::catch::caught;
 use crate::net::deadline::Deadline;
 use crate::net::stream::Stream;
-use crate::net::tcp::is_cancelled;
-use crate::net::{Canceller, JoinHandle, select, spawn};
+use crate::net::{JoinHandle, select, spawn};
 use crate::upstream::connection::{Connection, Upstream};
 use crate::upstream::failure::Failure;
 use crate::upstream::request::Replayable;
@@ -140,99 +138,92 @@ impl Replayable {
     /// on a brand-new connection. `sends` counts the connections it is put on.
     ///
     /// Dropping the future closes the connection: the request counts as sent and is gone.
-    pub async fn attempt(
+    ///
+    /// Not an `async fn`: that would hold its arguments twice.
+    pub fn attempt(
         self,
         upstream: &Upstream,
         fresh: bool,
         limits: Limits,
         sends: &mut u32,
-    ) -> Result<Committed, Failed> {
-        let conn = match upstream.connection(fresh).await {
-            Ok(conn) => conn,
-            Err(failure) => return Err(self.failed(failure, false)),
-        };
-        *sends += 1;
-        let addr = conn.addr;
-        let sent = self.send(conn, limits).await;
-        if let Err(failed) = &sent
-            && !failed.stale
-        {
-            let silent = matches!(failed.failure, Failure::HeaderTimeout(..));
-            upstream.avoid(addr, silent);
+    ) -> impl Future<Output = Result<Committed, Failed>> {
+        async move {
+            let conn = match upstream.connection(fresh).await {
+                Ok(conn) => conn,
+                Err(failure) => return Err(self.failed(failure, false)),
+            };
+            *sends += 1;
+            let sent = self.send(&conn.stream, &limits).await;
+            if let Ok(Some(1..)) = sent.read {
+                return Ok(Committed {
+                    conn,
+                    received: sent.received,
+                    deadline: sent.deadline,
+                    limits,
+                    sending: sent.sending.unwrap_or(Sending::Broken),
+                });
+            }
+            let failure = failure(sent.read, sent.sending.err(), limits);
+            let stale = conn.reused && failure.is_stale();
+            if !stale {
+                upstream.avoid(conn.addr, matches!(failure, Failure::HeaderTimeout(..)));
+            }
+            conn.close();
+            Err(self.failed(failure, stale))
         }
-        sent
     }
 
     /// Reading starts together with sending: an upstream may answer before it has read the whole
-    /// request, and that answer commits. Whether a byte came is said by the read alone, after it has
-    /// been cancelled and awaited: never by a timer, never by a failed write.
-    async fn send(self, conn: Connection, limits: Limits) -> Result<Committed, Failed> {
-        let stream = conn.stream.clone();
-        let mut received = Buffer::small();
+    /// request, and that answer commits. Whether a byte came is said by a read alone, the last one
+    /// after the deadline has passed: never by a timer, never by a failed write. No read is ever
+    /// under way that could take a byte unseen: what is waited for is that there is something to read.
+    async fn send(&self, stream: &Rc<Stream>, limits: &Limits) -> Sent {
+        let mut received = Buffer::empty();
         let mut deadline = Deadline::NEVER;
-        let task = (self.wire.len() > 1).then(|| start(&self.wire, &stream, limits.write));
+        let task = (!self.rest.is_empty()).then(|| start(self, stream, limits.write));
         let (task, guard) = task.unzip();
-        let (mut read, sending) = {
-            let canceller = Canceller::new();
-            let mut read = pin!(stream.read(&mut received, canceller.handle()));
-            let mut write = pin!(async {
-                match task {
-                    Some(task) => task.await,
-                    None => stream.write(self.wire[0].clone(), limits.write).await,
-                }
-            });
-            let mut written = None;
-            let mut expiry = pin!(deadline.passed());
-            let read = loop {
-                select! {
-                    // In this order: a byte that is here beats a failed write and a passed deadline.
-                    biased;
-                    result = &mut read => break result,
-                    result = &mut write, if written.is_none() => {
-                        deadline = Deadline::after_if(match &result {
-                            Ok(()) => limits.header,
-                            Err(_) => Some(ANSWER_GRACE),
-                        });
-                        expiry.set(deadline.passed());
-                        written = Some(result);
-                    }
-                    () = &mut expiry => {
-                        canceller.cancel();
-                        break read.await;
-                    }
-                }
-            };
-            if !matches!(written, Some(Ok(()))) {
-                deadline = Deadline::after_if(limits.header); // if answered: before it was all sent
+        let mut readable = pin!(stream.readable());
+        let mut write = pin!(async {
+            match task {
+                Some(task) => task.await,
+                None => stream.write(&self.first, limits.write).await,
             }
-            let sending = match (written, guard) {
-                (Some(result), _) => result.map(|()| Sending::Done),
-                (None, Some(guard)) => Ok(Sending::Running(guard)),
-                (None, None) => write.await.map(|()| Sending::Done), // one block: at once, or stalled
-            };
-            (read, sending)
+        });
+        let mut written = None;
+        let mut expiry = pin!(deadline.passed());
+        let read = loop {
+            select! {
+                // In this order: a byte that is here beats a failed write and a passed deadline.
+                biased;
+                _ = &mut readable => match try_read(stream, &mut received) {
+                    Ok(None) => readable.set(stream.readable()),
+                    read => break read,
+                },
+                result = &mut write, if written.is_none() => {
+                    deadline = Deadline::after_if(match &result {
+                        Ok(()) => limits.header,
+                        Err(_) => Some(ANSWER_GRACE),
+                    });
+                    expiry.set(deadline.passed());
+                    written = Some(result);
+                }
+                () = &mut expiry => break try_read(stream, &mut received),
+            }
         };
-        if read.as_ref().is_err_and(is_cancelled) {
-            // The cancelled read took nothing, yet the kernel may hold what came meanwhile.
-            read = match stream.try_read(&mut received) {
-                Ok(None) => read,
-                found => found.map(|count| count.unwrap_or(0)),
-            };
+        if !matches!(written, Some(Ok(()))) {
+            deadline = Deadline::after_if(limits.header); // if answered: before it was all sent
         }
-        if let Ok(1..) = read {
-            let sending = sending.unwrap_or(Sending::Broken);
-            return Ok(Committed {
-                conn,
-                received,
-                deadline,
-                limits,
-                sending,
-            });
+        let sending = match (written, guard) {
+            (Some(result), _) => result.map(|()| Sending::Done),
+            (None, Some(guard)) => Ok(Sending::Running(guard)),
+            (None, None) => write.await.map(|()| Sending::Done), // one block: at once, or stalled
+        };
+        Sent {
+            read,
+            received,
+            deadline,
+            sending,
         }
-        let failure = failure(read, sending.err(), limits);
-        let stale = conn.reused && failure.is_stale();
-        conn.close();
-        Err(self.failed(failure, stale))
     }
 
     fn failed(self, failure: Failure, stale: bool) -> Failed {
@@ -244,15 +235,34 @@ impl Replayable {
     }
 }
 
+/// What came of putting a request on a connection.
+struct Sent {
+    /// The read that ended the wait; `None`: there was nothing when the time was over.
+    read: io::Result<Option<usize>>,
+    received: Buffer,
+    deadline: Deadline,
+    sending: io::Result<Sending>,
+}
+
+/// Reads what is there: memory is taken when there is something to put into it.
+fn try_read(stream: &Stream, received: &mut Buffer) -> io::Result<Option<usize>> {
+    *received = Buffer::small();
+    stream.try_read(received)
+}
+
 /// Why there is no answer: what stopped the sending comes before what it led to.
-fn failure(read: io::Result<usize>, write_error: Option<io::Error>, limits: Limits) -> Failure {
+fn failure(
+    read: io::Result<Option<usize>>,
+    write_error: Option<io::Error>,
+    limits: Limits,
+) -> Failure {
     match (write_error, read) {
         (Some(error), _) if error.kind() == io::ErrorKind::TimedOut => {
             Failure::WriteTimeout(limits.write)
         }
         (Some(error), _) => Failure::Write(error),
-        (None, Ok(_)) => Failure::Closed,
-        (None, Err(error)) if is_cancelled(&error) => {
+        (None, Ok(Some(_))) => Failure::Closed,
+        (None, Ok(None)) => {
             Failure::HeaderTimeout(limits.header.unwrap_or_default(), limits.header_setting)
         }
         (None, Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Failure::Closed,
@@ -263,7 +273,7 @@ fn failure(read: io::Result<usize>, write_error: Option<io::Error>, limits: Limi
 /// A request of several blocks is sent by a task of its own: it goes on when the answer begins
 /// before it is all sent.
 fn start(
-    wire: &Rc<[Bytes]>,
+    request: &Replayable,
     stream: &Rc<Stream>,
     stall: Duration,
 ) -> (JoinHandle<io::Result<()>>, Guard) {
@@ -271,10 +281,11 @@ fn start(
         done: Rc::new(Cell::new(false)),
         stream: stream.clone(),
     };
-    let (wire, stream, done) = (wire.clone(), stream.clone(), guard.done.clone());
+    let blocks = [slice::from_ref(&request.first), &request.rest].concat();
+    let (stream, done) = (stream.clone(), guard.done.clone());
     let send = async move {
-        for block in wire.iter() {
-            let written = stream.write(block.clone(), stall).await;
+        for block in blocks {
+            let written = stream.write(&block, stall).await;
             if let Err(error) = written {
                 if error.kind() == io::ErrorKind::TimedOut {
                     stream.close(); // an answer that has begun ends as well

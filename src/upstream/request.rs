@@ -1,6 +1,4 @@
 //! A request held whole in memory, as it goes over the wire.
-use std::rc::Rc;
-
 use bytes::Bytes;
 
 /// A request that has not drawn a response byte yet, so it may be sent.
@@ -15,17 +13,26 @@ use bytes::Bytes;
 /// # }
 /// ```
 pub struct Replayable {
-    pub(super) wire: Rc<[Bytes]>,
+    pub(super) first: Bytes,
+    pub(super) rest: Vec<Bytes>,
     pub(super) idempotent: bool,
 }
 
 impl Replayable {
-    /// A request of these blocks, head first. `idempotent` as RFC 9110 9.2.2 says of its method.
-    pub fn new(wire: Vec<Bytes>, idempotent: bool) -> Self {
+    /// A request of these blocks, the first of which begins with its head. `idempotent` as RFC 9110
+    /// 9.2.2 says of its method.
+    pub fn new((first, rest): (Bytes, Vec<Bytes>), idempotent: bool) -> Self {
         Self {
-            wire: wire.into(),
+            first,
+            rest,
             idempotent,
         }
+    }
+
+    /// Its length, head included.
+    pub fn bytes(&self) -> u64 {
+        let rest: usize = self.rest.iter().map(Bytes::len).sum();
+        (self.first.len() + rest) as u64
     }
 
     /// Whether its method is idempotent.

@@ -5,7 +5,6 @@ use std::io;
 use crate::http1::fields::Connection as ConnectionOptions;
 use crate::http1::framing::{self, Framing};
 use crate::http1::head::{self, ResponseHead, Scan, Version};
-use crate::net::Canceller;
 use crate::net::buffer::Buffer;
 use crate::upstream::attempt::{Committed, Sending};
 use crate::upstream::connection::Connection;
@@ -127,16 +126,20 @@ impl Committed {
             // Heads beyond a small buffer are rare: grow by as much again.
             self.received.reserve(self.received.len());
         }
-        let canceller = Canceller::new();
-        let read = self
-            .conn
-            .stream
-            .read(&mut self.received, canceller.handle());
+        let stream = &self.conn.stream;
+        let received = &mut self.received;
+        let read = async {
+            loop {
+                let _ = stream.readable().await; // an error shows at the read
+                if let Some(count) = stream.try_read(received)? {
+                    return Ok(count);
+                }
+            }
+        };
         match self.deadline.limit(read).await {
             Ok(Ok(0)) => Err(Fault::Cut(io::ErrorKind::UnexpectedEof.into())),
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Fault::Cut(error)),
-            // The read is dropped: the connection is closed after this.
             Err(_) => Err(Fault::Timeout(format!(
                 "no complete response head from the upstream within {} s ({})",
                 self.limits.header.unwrap_or_default().as_secs_f64(),
