@@ -60,10 +60,6 @@ async fn copy(mut from: impl AsyncReadRent, mut to: impl AsyncWriteRentExt) {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::disallowed_types,
-    reason = "the peers share no code with the relay"
-)]
 mod tests {
     use std::io::{Read, Write};
     use std::net::{self, Shutdown};

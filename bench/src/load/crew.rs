@@ -30,7 +30,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 const EVENT_BYTES_MIN: usize = 29;
 
 /// The tasks of a run, one for each connection.
-pub struct Crew {
+pub(super) struct Crew {
     run: Rc<Run>,
     plan: Plan,
     patience: Duration,
@@ -43,7 +43,7 @@ pub struct Crew {
 impl Crew {
     /// # Errors
     /// `work` makes no sense.
-    pub fn new(run: Rc<Run>, work: &Work, patience: Duration) -> io::Result<Self> {
+    pub(super) fn new(run: Rc<Run>, work: &Work, patience: Duration) -> io::Result<Self> {
         Ok(Self {
             plan: Plan::new(&run, work)?,
             run,
@@ -59,7 +59,7 @@ impl Crew {
     ///
     /// # Errors
     /// Not all of them came up.
-    pub async fn work(
+    pub(super) async fn work(
         &mut self,
         size: usize,
         window: Window,
@@ -139,7 +139,7 @@ impl Crew {
     ///
     /// # Errors
     /// One did not end.
-    pub async fn end(self) -> io::Result<()> {
+    pub(super) async fn end(self) -> io::Result<()> {
         self.run.stopping.set(true);
         if let Some(pace) = self.plan.pace() {
             pace.stop();

@@ -6,7 +6,7 @@ const PREFIX: &[u8] = b"data: ";
 const END: &[u8] = b"\n\n";
 
 /// The events of one stream, all of one length.
-pub struct Events {
+pub(super) struct Events {
     event_bytes: usize,
     /// The beginning of an event whose end is to come: no memory for whole ones.
     begun: Vec<u8>,
@@ -15,7 +15,7 @@ pub struct Events {
 }
 
 impl Events {
-    pub fn new(event_bytes: usize) -> Self {
+    pub(super) fn new(event_bytes: usize) -> Self {
         Self {
             event_bytes,
             begun: Vec::new(),
@@ -25,7 +25,7 @@ impl Events {
 
     /// Takes content that arrived at `now` and calls `each` with the delay of each event that is
     /// complete with it, in nanoseconds.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         mut content: &[u8],
         now: u64,
@@ -52,7 +52,7 @@ impl Events {
     }
 
     /// The stream has ended.
-    pub fn end(&self) -> Result<(), Fault> {
+    pub(super) fn end(&self) -> Result<(), Fault> {
         if self.begun.is_empty() {
             Ok(())
         } else {

@@ -23,7 +23,7 @@ const LEAD_NS: u64 = 1_000_000;
 
 /// Request `k` is due at `start + k * interval`: those that wait for a connection are a number, not a
 /// queue.
-pub struct Pace {
+pub(super) struct Pace {
     interval: u64,
     start: Cell<u64>,
     due: Cell<u64>,
@@ -36,7 +36,7 @@ pub struct Pace {
 impl Pace {
     /// # Errors
     /// `rate` is none that a timer can keep: less than one a second or more than a million.
-    pub fn new(rate: f64) -> io::Result<Self> {
+    pub(super) fn new(rate: f64) -> io::Result<Self> {
         if !(1.0..=1e6).contains(&rate) {
             let reason = format!("cannot send {rate} requests a second");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
@@ -52,7 +52,7 @@ impl Pace {
     }
 
     /// Starts the clock. It runs in a task of its own until [`Self::stop`].
-    pub fn start(self: &Rc<Self>) -> io::Result<monoio::task::JoinHandle<io::Result<()>>> {
+    pub(super) fn start(self: &Rc<Self>) -> io::Result<monoio::task::JoinHandle<io::Result<()>>> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
         self.start.set(clock() + LEAD_NS);
@@ -93,7 +93,7 @@ impl Pace {
 
     /// Waits until a request is due that nobody has taken and returns when it was due; `None` once
     /// the clock is stopped. Those still waiting then are never sent.
-    pub async fn next(&self) -> Option<u64> {
+    pub(super) async fn next(&self) -> Option<u64> {
         poll_fn(|cx| {
             let next = self.taken.get();
             if self.stopped.get() {
@@ -110,7 +110,7 @@ impl Pace {
     }
 
     /// No more requests. The clock itself ends with its next tick, within a second.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.stopped.set(true);
         self.idle.take().into_iter().for_each(Waker::wake);
     }

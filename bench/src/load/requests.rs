@@ -22,26 +22,26 @@ const SURPLUS_WAIT: Duration = Duration::from_millis(50);
 
 /// What is counted.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
+pub(super) enum Unit {
     Response,
     Byte,
 }
 
 /// What every connection does.
-pub struct Requests {
-    pub run: Rc<Run>,
-    pub request: Bytes,
-    pub response_bytes: u64,
+pub(super) struct Requests {
+    pub(super) run: Rc<Run>,
+    pub(super) request: Bytes,
+    pub(super) response_bytes: u64,
     /// Where false, the request says `Connection: close`: the peer closes first, so nobody is reset
     /// and no port of ours is left in TIME_WAIT.
-    pub keep_alive: bool,
-    pub unit: Unit,
-    pub pace: Option<Rc<Pace>>,
+    pub(super) keep_alive: bool,
+    pub(super) unit: Unit,
+    pub(super) pace: Option<Rc<Pace>>,
 }
 
 impl Requests {
     /// One connection at a time until the run stops.
-    pub async fn work(self: Rc<Self>, slot: Rc<Slot>) {
+    pub(super) async fn work(self: Rc<Self>, slot: Rc<Slot>) {
         let mut conn = Connection {
             socket: None,
             buf: Vec::with_capacity(self.buffer_bytes()),

@@ -10,13 +10,13 @@ use httparse::{ParserConfig, Status};
 use super::Fault;
 
 /// A head of more bytes is a fault; the buffers of the load generator hold as much.
-pub const HEAD_BYTES_MAX: usize = 16 << 10;
+pub(super) const HEAD_BYTES_MAX: usize = 16 << 10;
 const FIELDS_MAX: usize = 64;
 /// A larger chunk than 2^60 bytes is a fault.
 const CHUNK_DIGITS_MAX: u8 = 15;
 
 /// A response, as far as it has come.
-pub struct Response {
+pub(super) struct Response {
     state: State,
     /// The peer lets the connection be used again.
     persists: bool,
@@ -66,7 +66,7 @@ impl Default for Response {
 impl Response {
     /// Takes what arrived and gives the content in it to `content`, piece by piece. Returns how many
     /// bytes were taken: all, but for a head that is not complete yet and is to be given again.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         bytes: &[u8],
         content: &mut impl FnMut(&[u8]) -> Result<(), Fault>,
@@ -113,7 +113,7 @@ impl Response {
     }
 
     /// The peer has closed its side.
-    pub fn end(&mut self, head_begun: bool) -> Result<(), Fault> {
+    pub(super) fn end(&mut self, head_begun: bool) -> Result<(), Fault> {
         self.persists = false;
         match self.state {
             State::Complete | State::UntilClose => {
@@ -129,22 +129,22 @@ impl Response {
     }
 
     /// The connection broke: a fault of its own before the content, a truncation after.
-    pub fn broken(&self, error: &io::Error) -> Fault {
+    pub(super) fn broken(&self, error: &io::Error) -> Fault {
         match self.state {
             State::Head => Fault::Error(format!("read: {error}")),
             state => Fault::Wrong(format!("broken within the content: {error}: {state:?}")),
         }
     }
 
-    pub fn has_head(&self) -> bool {
+    pub(super) fn has_head(&self) -> bool {
         self.state != State::Head
     }
 
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.state == State::Complete
     }
 
-    pub fn persists(&self) -> bool {
+    pub(super) fn persists(&self) -> bool {
         self.persists
     }
 

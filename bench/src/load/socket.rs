@@ -18,7 +18,7 @@ use super::clock;
 
 /// What the watch knows of one connection at a time.
 #[derive(Default)]
-pub struct Slot {
+pub(super) struct Slot {
     fd: Cell<Option<RawFd>>,
     /// When it last got on; `None` while nothing is expected of the peer.
     progress: Cell<Option<u64>>,
@@ -27,17 +27,17 @@ pub struct Slot {
 
 impl Slot {
     /// From now on the peer is expected to do something, or it has just done so.
-    pub fn progress(&self, now: u64) {
+    pub(super) fn progress(&self, now: u64) {
         self.progress.set(Some(now));
     }
 
     /// Nothing is expected of the peer.
-    pub fn rest(&self) {
+    pub(super) fn rest(&self) {
         self.progress.set(None);
     }
 
     /// Ends the connection when it has not got on since `since`.
-    pub fn watch(&self, since: u64) {
+    pub(super) fn watch(&self, since: u64) {
         if self.progress.get().is_some_and(|at| at < since) {
             self.overdue.set(true);
             self.rest();
@@ -46,18 +46,18 @@ impl Slot {
     }
 
     /// Whether the watch ended the connection.
-    pub fn is_overdue(&self) -> bool {
+    pub(super) fn is_overdue(&self) -> bool {
         self.overdue.get()
     }
 
     /// Whether the watch ended the last connection; asked once.
-    pub fn take_overdue(&self) -> bool {
+    pub(super) fn take_overdue(&self) -> bool {
         self.overdue.take()
     }
 
     /// Ends whatever operation waits on the connection.
     #[allow(unsafe_code, reason = "monoio's stream implements AsRawFd only")]
-    pub fn hang_up(&self) {
+    pub(super) fn hang_up(&self) {
         if let Some(fd) = self.fd.get() {
             // SAFETY: `Socket` clears the slot before its stream closes the descriptor.
             let fd = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -68,13 +68,13 @@ impl Slot {
 }
 
 /// A connection, perhaps still being made: the first operation waits for that.
-pub struct Socket {
+pub(super) struct Socket {
     stream: UnsafeCell<TcpStream>,
     slot: Rc<Slot>,
 }
 
 impl Socket {
-    pub fn connect(target: SocketAddr, slot: Rc<Slot>) -> io::Result<Self> {
+    pub(super) fn connect(target: SocketAddr, slot: Rc<Slot>) -> io::Result<Self> {
         let family = match target {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
@@ -86,7 +86,6 @@ impl Socket {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        #[allow(clippy::disallowed_types, reason = "only carries the descriptor over")]
         let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
         slot.fd.set(Some(stream.as_raw_fd()));
         slot.progress(clock());
@@ -96,17 +95,17 @@ impl Socket {
         })
     }
 
-    pub fn slot(&self) -> &Slot {
+    pub(super) fn slot(&self) -> &Slot {
         &self.slot
     }
 
     /// Hands a write to the ring at once, before the future is awaited. It may write a part only.
-    pub fn send(&self, bytes: Bytes) -> impl Future<Output = BufResult<usize, Bytes>> + '_ {
+    pub(super) fn send(&self, bytes: Bytes) -> impl Future<Output = BufResult<usize, Bytes>> + '_ {
         self.stream().write(bytes)
     }
 
     /// Writes all of `bytes`.
-    pub async fn send_all(&self, mut bytes: Bytes) -> io::Result<()> {
+    pub(super) async fn send_all(&self, mut bytes: Bytes) -> io::Result<()> {
         while bytes.has_remaining() {
             let (written, mut rest) = self.send(bytes).await;
             match written? {
@@ -120,7 +119,7 @@ impl Socket {
     }
 
     /// Reads into the room behind what `buf` holds, which must not be nothing.
-    pub async fn read(&self, buf: &mut Vec<u8>) -> io::Result<usize> {
+    pub(super) async fn read(&self, buf: &mut Vec<u8>) -> io::Result<usize> {
         let bytes = std::mem::take(buf);
         let held = bytes.len();
         let (read, slice) = self.stream().read(bytes.slice_mut(held..)).await;
@@ -129,12 +128,12 @@ impl Socket {
     }
 
     /// Waits until a read finds something.
-    pub async fn readable(&self) -> io::Result<()> {
+    pub(super) async fn readable(&self) -> io::Result<()> {
         self.stream().readable(false).await
     }
 
     /// Reads what is there; `None` where nothing is.
-    pub fn try_read(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
+    pub(super) fn try_read(&self, into: &mut [u8]) -> io::Result<Option<usize>> {
         match rustix::net::recv(self, into, RecvFlags::DONTWAIT) {
             Ok((_, count)) => Ok(Some(count)),
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),

@@ -16,16 +16,16 @@ const BUFFER_BYTES: usize = 64 << 10;
 const FAULT_PAUSE: Duration = Duration::from_millis(10);
 
 /// What every stream does.
-pub struct Streams {
-    pub run: Rc<Run>,
-    pub request: Bytes,
-    pub event_bytes: usize,
+pub(super) struct Streams {
+    pub(super) run: Rc<Run>,
+    pub(super) request: Bytes,
+    pub(super) event_bytes: usize,
     /// For the bytes of whichever stream is being read.
     buffer: RefCell<Vec<u8>>,
 }
 
 impl Streams {
-    pub fn new(run: Rc<Run>, request: Bytes, event_bytes: usize) -> Self {
+    pub(super) fn new(run: Rc<Run>, request: Bytes, event_bytes: usize) -> Self {
         Self {
             run,
             request,
@@ -35,7 +35,7 @@ impl Streams {
     }
 
     /// One stream after the other until the run stops.
-    pub async fn work(self: Rc<Self>, slot: Rc<Slot>) {
+    pub(super) async fn work(self: Rc<Self>, slot: Rc<Slot>) {
         let mut up = false;
         while !self.run.is_stopping() {
             if let Err(fault) = self.follow(&slot, &mut up).await {

@@ -1,9 +1,4 @@
 //! The load generator against a peer that blocks, has a thread for each connection, and lies.
-#![allow(
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "the peer shares no code with the load generator"
-)]
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
