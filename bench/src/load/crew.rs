@@ -14,8 +14,8 @@ use super::socket::Slot;
 use super::streams::Streams;
 use super::{Edge, Run, Window, Work, clock};
 
-/// How long it may take until all connections are up.
-const START_MAX: Duration = Duration::from_secs(30);
+/// How long it may take until all connections are up; a batch has twice the patience of a request.
+const START_MAX: Duration = Duration::from_secs(60);
 /// With more faults before all connections are up it is not going to work.
 const START_FAULTS_MAX: u64 = 100;
 /// Connections made at a time: backlogs of listeners are short.
@@ -69,7 +69,7 @@ impl Crew {
         while self.slots.len() < size {
             let batch = START_BATCH.min(size - self.slots.len());
             (0..batch).for_each(|_| self.add());
-            self.all_up(deadline).await?;
+            self.all_up(deadline.min(after(self.patience * 2))).await?;
         }
         if let Some(pace) = self.plan.pace() {
             self.clock = Some(pace.start()?);
