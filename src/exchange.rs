@@ -105,26 +105,27 @@ async fn exchange(
     record.buffered(replayable.bytes());
     let mut left = pin!(client.left());
     let mut left: Left<'_> = left.as_mut();
-    let attempted = select! {
-        // An answer that is here counts, even for a client that is about to leave.
-        biased;
-        // Boxed: gone while the response is relayed, which may be for an hour.
-        attempted = Box::pin(attempt(core, replayable, &mut record)) => attempted,
-        // Dropping the attempts ends the connection: nothing is sent again.
-        () = &mut left => {
-            record.finish(&Outcome::ClientLeft("waiting for the response"), 0);
-            return Answered::GONE;
+    let attempted = {
+        let attempt = pin!(attempt(core, replayable, &mut record));
+        select! {
+            // An answer that is here counts, even for a client that is about to leave.
+            biased;
+            attempted = attempt => Some(attempted),
+            // Dropping the attempts ends the connection: nothing is sent again.
+            () = &mut left => None,
         }
     };
     match attempted {
-        Ok(committed) => respond(core, committed, reply, &request, &mut record, &mut left).await,
-        Err(failure) => {
-            refuse(
-                reply,
-                &failure::refusal(&failure, record.sends),
-                &mut record,
-            )
-            .await
+        None => {
+            record.finish(&Outcome::ClientLeft("waiting for the response"), 0);
+            Answered::GONE
+        }
+        Some(Ok(committed)) => {
+            respond(core, committed, reply, &request, &mut record, &mut left).await
+        }
+        Some(Err(failure)) => {
+            let refusal = failure::refusal(&failure, record.sends);
+            refuse(reply, &refusal, &mut record).await
         }
     }
 }
