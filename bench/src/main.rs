@@ -3,6 +3,7 @@ mod load;
 mod origin;
 mod pattern;
 mod relay;
+mod report;
 mod results;
 mod ring;
 
