@@ -1,5 +1,7 @@
 //! Load tests for codex-reset-proxy: a faulty origin, a load generator, and a comparison with peers.
+mod by_hand;
 mod compare;
+mod demo;
 mod load;
 mod machine;
 mod origin;
@@ -27,6 +29,21 @@ struct Cli {
 enum Task {
     /// Compare the proxy with what is installed of nginx, HAProxy, Caddy and Envoy
     Compare(compare::Options),
+    /// See in ten seconds what the proxy is for
+    Demo,
+    /// Run the origin: what it does is said by the path of each request
+    Origin {
+        #[arg(long, default_value = "127.0.0.1:9000")]
+        listen: SocketAddr,
+        /// Speak TLS, with a new CA, whose file is named at the start
+        #[arg(long)]
+        tls: bool,
+        /// Run on this core only
+        #[arg(long)]
+        core: Option<usize>,
+    },
+    /// Run the load generator against something that stands before the origin
+    Load(by_hand::Options),
     /// The floor of the comparison: pass on bytes, without HTTP
     Relay {
         #[arg(long)]
@@ -40,6 +57,11 @@ fn main() -> ExitCode {
     let text = |error: io::Error| error.to_string();
     let done = match Cli::parse().command {
         Task::Compare(options) => compare::run(&options),
+        Task::Demo => demo::run().map(|()| true),
+        Task::Origin { listen, tls, core } => origin::serve(listen, core, tls)
+            .map(|never| match never {})
+            .map_err(text),
+        Task::Load(options) => by_hand::load(options),
         Task::Relay { listen, upstream } => {
             relay::run(listen, upstream).map(|()| true).map_err(text)
         }
