@@ -75,7 +75,8 @@ pub enum Work {
 }
 
 impl Work {
-    fn connections(&self) -> usize {
+    /// How many at the same time.
+    pub fn connections(&self) -> usize {
         match self {
             Self::Requests { connections, .. } | Self::Downloads { connections, .. } => {
                 *connections

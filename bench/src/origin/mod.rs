@@ -26,6 +26,7 @@ use monoio::net::{ListenerOpts, TcpListener, TcpStream};
 use monoio::time::{TimeDriver, sleep};
 use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder};
 use monoio_rustls::TlsAcceptor;
+use nix::fcntl::{FcntlArg::F_SETFD, FdFlag, fcntl};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 pub use fault::plan_answer;
@@ -116,8 +117,10 @@ fn run(
         loop {
             match listener.accept().await {
                 Ok((tcp, _)) => {
-                    // Fails only where the connection is gone already.
+                    // Both fail only where the connection is gone already.
                     let _ = tcp.set_nodelay(true);
+                    // monoio leaves it to be inherited by what the harness starts meanwhile.
+                    let _ = fcntl(tcp.as_raw_fd(), F_SETFD(FdFlag::FD_CLOEXEC));
                     monoio::spawn(connection(tcp, tls.clone(), shared.clone()));
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,

@@ -7,6 +7,7 @@ mod stats;
 mod tables;
 
 pub use page::html;
+pub use stats::{Figure, OURS};
 
 use crate::results::{Results, Work};
 use plots::Panel;
