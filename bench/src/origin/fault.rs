@@ -143,6 +143,8 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
         }
         match step {
             Step::Fault(Fault::Silent | Fault::Reset) => {}
+            // It gave up before it could see a byte, and may ask again.
+            _ if self.peer_has_closed() => {}
             _ => shared.ledger.is_answered(id, number),
         }
         let framing = match step {

@@ -1,10 +1,11 @@
 //! The origin over loopback, seen by blocking sockets of the standard library.
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -344,6 +345,20 @@ fn garbage_and_unknown_targets() {
     let request = [post("/bytes/1", 300_000), head.into_bytes()].concat();
     let (bytes, _) = all(&request);
     assert!(bytes.windows(13).any(|window| window == b"HTTP/1.1 431 "));
+}
+
+#[test]
+fn an_answer_to_a_peer_that_has_closed_is_none_in_the_ledger() {
+    let mut stream = connect();
+    // The request and FIN arrive at once.
+    sockopt::set_tcp_cork(&stream, true).unwrap();
+    stream.write_all(&post("/plan/p-closed/ok", 500)).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let head = read_head(&mut stream);
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"));
+    let arrivals = ORIGIN.ledger.arrivals("p-closed");
+    assert_eq!(arrivals.len(), 1);
+    assert!(arrivals[0].body.is_some() && arrivals[0].answered.is_none());
 }
 
 #[test]

@@ -216,15 +216,11 @@ fn tally(contestant: &str, all: Vec<Heard>, ledger: &Ledger) -> (Rescue, Vec<Str
 /// What the client got, unless the origin knows better.
 fn checked(outcome: Outcome, arrivals: &[Arrival], body_hash: u64) -> Outcome {
     let differs = |arrival: &Arrival| arrival.body.is_some_and(|hash| hash != body_hash);
-    let was_given = |&number: &usize| {
-        arrivals
-            .get(number)
-            .is_some_and(|one| one.answered.is_some())
-    };
     match outcome {
         Outcome::Wrong(_) => outcome,
         _ if arrivals.iter().any(differs) => Outcome::Wrong("another body arrived".to_owned()),
-        Outcome::Right(number) if !was_given(&number) => {
+        // The origin answers an arrival once its body is complete.
+        Outcome::Right(number) if arrivals.get(number).is_none_or(|one| one.body.is_none()) => {
             Outcome::Wrong("an answer that the origin has not given".to_owned())
         }
         _ => outcome,
@@ -235,38 +231,32 @@ fn checked(outcome: Outcome, arrivals: &[Arrival], body_hash: u64) -> Outcome {
 mod tests {
     use super::*;
 
-    fn arrival(body: Option<u64>, answered: bool) -> Arrival {
-        let at = Instant::now();
+    fn arrival(body: Option<u64>) -> Arrival {
         Arrival {
-            at,
+            at: Instant::now(),
             body,
-            answered: answered.then_some(at),
+            answered: None,
             after_answer: false,
         }
     }
 
     #[test]
     fn an_answer_counts_when_the_origin_gave_it_and_only_the_body_sent_arrived() {
-        let (lost, good, bad) = (
-            arrival(None, false),
-            arrival(Some(1), true),
-            arrival(Some(2), false),
-        );
-        let checked = |number, arrivals: &[&Arrival]| {
-            let arrivals: Vec<Arrival> = arrivals.iter().map(|&one| one.clone()).collect();
-            checked(Outcome::Right(number), &arrivals, 1)
+        let (lost, good, bad) = (None, Some(1), Some(2));
+        let checked = |outcome, bodies: &[Option<u64>]| {
+            let arrivals: Vec<Arrival> = bodies.iter().map(|&body| arrival(body)).collect();
+            checked(outcome, &arrivals, 1)
         };
-        assert_eq!(checked(0, &[&good]), Outcome::Right(0));
-        assert_eq!(checked(1, &[&lost, &good]), Outcome::Right(1));
-        for wrong in [
-            checked(0, &[&lost, &good]),
-            checked(1, &[&good]),
-            checked(1, &[&bad, &good]),
+        assert_eq!(checked(Outcome::Right(0), &[good]), Outcome::Right(0));
+        assert_eq!(checked(Outcome::Right(1), &[lost, good]), Outcome::Right(1));
+        for (outcome, bodies) in [
+            (Outcome::Right(0), [lost, good]),
+            (Outcome::Right(2), [lost, good]),
+            (Outcome::Right(1), [bad, good]),
+            (Outcome::Failed, [good, bad]),
         ] {
-            assert!(matches!(wrong, Outcome::Wrong(_)), "{wrong:?}");
+            assert!(matches!(checked(outcome, &bodies), Outcome::Wrong(_)));
         }
-        let failed = super::checked(Outcome::Failed, &[bad], 1);
-        assert!(matches!(failed, Outcome::Wrong(_)), "{failed:?}");
     }
 
     #[test]
