@@ -363,7 +363,10 @@ fn an_answer_to_a_peer_that_has_closed_is_none_in_the_ledger() {
 
 #[test]
 fn a_plan_is_followed_and_entered() {
-    let request = post("/plan/p-1/reset,half-head,cut,cut-chunked,garbage,ok", 500);
+    let request = post(
+        "/plan/p-1/reset,half-head,cut,cut-chunked,garbage,pause,ok",
+        500,
+    );
     assert!(is_reset(&all(&request).1));
     assert!(is_reset(&all(&request).1));
     let (cut, end) = all(&request);
@@ -372,6 +375,7 @@ fn a_plan_is_followed_and_entered() {
     assert!(end.is_ok() && cut.ends_with(&plan_answer("p-1", 3).as_bytes()[..512]));
     assert!(!all(&request).0.starts_with(b"HTTP"));
     let mut stream = connect();
+    let begun = Instant::now();
     for number in [5, 6] {
         stream.write_all(&request).unwrap();
         let head = read_head(&mut stream);
@@ -380,6 +384,7 @@ fn a_plan_is_followed_and_entered() {
         stream.read_exact(&mut answer).unwrap();
         assert_eq!(answer, plan_answer("p-1", number).as_bytes());
     }
+    assert!(begun.elapsed() >= Duration::from_secs(1));
     let answer: serde_json::Value = serde_json::from_str(&plan_answer("p-1", 5)).unwrap();
     assert_eq!(answer["id"], "p-1");
 

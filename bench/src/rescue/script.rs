@@ -20,8 +20,10 @@ struct Lot {
 const SHARES: u64 = 1000;
 
 /// Whoever asks once more after a byte of an answer gets a good one: it is then in the ledger.
-const LOTS: [Lot; 10] = [
-    lot(600, "ok", true),
+const LOTS: [Lot; 11] = [
+    lot(550, "ok", true),
+    // A model thinks in the middle of its answer.
+    lot(50, "pause,ok", true),
     lot(100, "silent,ok", true),
     lot(50, "reset,ok", true),
     lot(50, "reset-at-once,ok", true),
