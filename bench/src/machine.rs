@@ -7,7 +7,10 @@ use std::{
 };
 
 use procfs::Current;
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::{
+    process::{Resource, getrlimit, setrlimit},
+    thread::{CpuSet, sched_getaffinity},
+};
 
 use crate::results::Machine;
 
@@ -26,6 +29,14 @@ pub fn describe() -> Machine {
         memory_gib: memory_bytes.div_ceil(1 << 30),
         kernel: kernel.map_or_else(unknown, |release| release.trim().to_owned()),
     }
+}
+
+/// Two cores that we may use; the same one twice where there is no other.
+pub(crate) fn two_cores() -> io::Result<(usize, usize)> {
+    let allowed = sched_getaffinity(None)?;
+    let mut cores = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core));
+    let first = cores.next().unwrap_or(0);
+    Ok((first, cores.next().unwrap_or(first)))
 }
 
 /// A port of loopback on which nobody listens; another one each time.

@@ -10,6 +10,7 @@ mod peers;
 mod process;
 mod relay;
 mod report;
+mod rescue;
 mod results;
 mod ring;
 
@@ -29,6 +30,8 @@ struct Cli {
 enum Task {
     /// Compare the proxy with what is installed of nginx, HAProxy, Caddy and Envoy
     Compare(compare::Options),
+    /// Show what each rescues of requests that hang, are reset or break off
+    Rescue(rescue::Options),
     /// See in ten seconds what the proxy is for
     Demo,
     /// Run the origin: what it does is said by the path of each request
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
     let text = |error: io::Error| error.to_string();
     let done = match Cli::parse().command {
         Task::Compare(options) => compare::run(&options),
+        Task::Rescue(options) => rescue::command(&options),
         Task::Demo => demo::run().map(|()| true),
         Task::Origin { listen, tls, core } => origin::serve(listen, core, tls)
             .map(|never| match never {})

@@ -106,7 +106,8 @@ pub struct Rescue {
     pub answered: u64,
     /// Told so by a proper error response or a visibly cut one.
     pub failed_cleanly: u64,
-    /// A truncated or mixed-up response that looked complete: must be 0.
+    /// A truncated or mixed-up response that looked complete, bytes passed on that are no response, or a
+    /// request that arrived with another body: must be 0.
     pub wrong: u64,
     /// Requests of which the client got no end within the scenario's patience.
     pub hung: u64,

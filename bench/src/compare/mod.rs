@@ -15,6 +15,7 @@ use crate::{
     machine,
     peers::{self, Peer},
     report::{self, OURS},
+    rescue::{self, Place},
     results::{Contestant, Results, Sample, Work},
 };
 use stage::{Found, Stage};
@@ -80,6 +81,20 @@ pub fn run(options: &Options) -> Result<bool, String> {
     if let Some(proxy) = proxy.filter(|_| options.only.is_empty()) {
         println!("start, memory, size, and a second worker");
         results.footprint = Some(footprint::measure(&stage, proxy, results.rounds)?);
+        save(&results, &options.out)?;
+    }
+    if options.only.is_empty() {
+        let place = Place {
+            core: stage.core,
+            load_core: stage.load_core,
+            scratch: stage.scratch(),
+        };
+        results.rescue =
+            rescue::run(&peers, &place, options.quick).map_err(|error| error.to_string())?;
+        if let Some(fault) = rescue::fault(&results.rescue).filter(|_| proxy.is_some()) {
+            println!("    {fault}");
+            faultless = false;
+        }
         save(&results, &options.out)?;
     }
     println!("\n{}", report::terminal(&results));

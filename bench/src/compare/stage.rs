@@ -7,8 +7,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::thread::sched_getaffinity;
-
 use super::works::Plan;
 use crate::{
     load::{self, Edge, Measured, Window, Work},
@@ -46,10 +44,7 @@ impl Stage {
     /// Starts the origins and leaves the calling thread on the core of the load.
     pub fn set(window: Window) -> io::Result<Self> {
         machine::allow_many_files()?;
-        let allowed = sched_getaffinity(None)?;
-        let mut cores = (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core));
-        let core = cores.next().unwrap_or(0);
-        let load_core = cores.next().unwrap_or(core);
+        let (core, load_core) = machine::two_cores()?;
         process::pin(&[load_core])?;
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let plain = origin::start(any_port, Some(load_core), None)?;

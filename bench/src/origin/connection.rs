@@ -9,6 +9,7 @@ use std::time::Duration;
 use monoio::buf::IoBufMut;
 use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt};
 use monoio::time::timeout;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{Shutdown, sockopt};
 
 use super::Shared;
@@ -292,6 +293,12 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
                 return;
             }
         }
+    }
+
+    /// Whether the peer has closed its side by now, whatever it sent before.
+    pub(super) fn peer_has_closed(&self) -> bool {
+        let mut polled = [PollFd::from_borrowed_fd(self.socket(), PollFlags::RDHUP)];
+        matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1..))
     }
 
     /// Writes all of `out`, and leaves it as it is.

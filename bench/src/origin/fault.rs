@@ -19,6 +19,9 @@ const BODY_BYTES: u64 = 1024;
 /// How long half a head is there before the RST: long enough to be seen as bytes of their own.
 const BEFORE_RESET: Duration = Duration::from_millis(20);
 
+/// Longer than the rescue scenario allows before a response.
+const PLAN_PAUSE: Duration = Duration::from_secs(1);
+
 const HALF_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/jso";
 const GARBAGE: &[u8] = b"\x16\x03\x01 this is not HTTP\n\r\0\xff 200 OK\r\n\r\n";
 
@@ -143,12 +146,14 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
         }
         match step {
             Step::Fault(Fault::Silent | Fault::Reset) => {}
+            // It gave up before it could see a byte, and may ask again.
+            _ if self.peer_has_closed() => {}
             _ => shared.ledger.is_answered(id, number),
         }
         let framing = match step {
             Step::Fault(fault) => return self.after_body(fault).await,
             Step::Cut(framing) => framing,
-            Step::Ok => Framing::Length,
+            Step::Ok | Step::Pause => Framing::Length,
         };
         let answer = plan_answer(id, number);
         let keep_alive = request.keep_alive;
@@ -167,6 +172,13 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
         self.write_out().await?;
         match step {
             Step::Ok => Ok(after(keep_alive)),
+            Step::Pause => {
+                sleep(PLAN_PAUSE).await;
+                self.out.clear();
+                self.out.extend_from_slice(&answer.as_bytes()[sent..]);
+                self.write_out().await?;
+                Ok(after(keep_alive))
+            }
             _ => Ok(Break(End::Cut)),
         }
     }

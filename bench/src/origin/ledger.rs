@@ -14,7 +14,7 @@ pub struct Arrival {
     pub at: Instant,
     /// [`hash`] of its body, once that is there in full.
     pub body: Option<u64>,
-    /// When the first byte in answer was sent.
+    /// When the first byte in answer was sent to a peer that had not closed the connection.
     pub answered: Option<Instant>,
     /// A byte in answer to an earlier arrival had been sent before: nobody may send it again then.
     pub after_answer: bool,

@@ -74,6 +74,8 @@ pub enum Fault {
 pub enum Step {
     /// The plan's answer.
     Ok,
+    /// The plan's answer, with a long pause in its middle.
+    Pause,
     /// Half of the plan's answer, then FIN.
     Cut(Framing),
     Fault(Fault),
@@ -181,6 +183,7 @@ fn plan(id: &str, steps: &str) -> Option<Target> {
     }
     let step = |name| match name {
         "ok" => Some(Step::Ok),
+        "pause" => Some(Step::Pause),
         "cut" => Some(Step::Cut(Framing::Length)),
         "cut-chunked" => Some(Step::Cut(Framing::Chunked)),
         _ => bare_fault(name).map(Step::Fault),
@@ -238,11 +241,12 @@ mod tests {
         let steps = vec![
             Step::Fault(Fault::HalfHeadHang),
             Step::Cut(Framing::Chunked),
+            Step::Pause,
             Step::Ok,
         ];
         let id = "a-1".to_owned();
         assert_eq!(
-            Target::parse("/plan/a-1/half-head-hang,cut-chunked,ok"),
+            Target::parse("/plan/a-1/half-head-hang,cut-chunked,pause,ok"),
             Some(Target::Plan { id, steps })
         );
     }

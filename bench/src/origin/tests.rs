@@ -1,10 +1,11 @@
 //! The origin over loopback, seen by blocking sockets of the standard library.
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -347,8 +348,25 @@ fn garbage_and_unknown_targets() {
 }
 
 #[test]
+fn an_answer_to_a_peer_that_has_closed_is_none_in_the_ledger() {
+    let mut stream = connect();
+    // The request and FIN arrive at once.
+    sockopt::set_tcp_cork(&stream, true).unwrap();
+    stream.write_all(&post("/plan/p-closed/ok", 500)).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let head = read_head(&mut stream);
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"));
+    let arrivals = ORIGIN.ledger.arrivals("p-closed");
+    assert_eq!(arrivals.len(), 1);
+    assert!(arrivals[0].body.is_some() && arrivals[0].answered.is_none());
+}
+
+#[test]
 fn a_plan_is_followed_and_entered() {
-    let request = post("/plan/p-1/reset,half-head,cut,cut-chunked,garbage,ok", 500);
+    let request = post(
+        "/plan/p-1/reset,half-head,cut,cut-chunked,garbage,pause,ok",
+        500,
+    );
     assert!(is_reset(&all(&request).1));
     assert!(is_reset(&all(&request).1));
     let (cut, end) = all(&request);
@@ -357,6 +375,7 @@ fn a_plan_is_followed_and_entered() {
     assert!(end.is_ok() && cut.ends_with(&plan_answer("p-1", 3).as_bytes()[..512]));
     assert!(!all(&request).0.starts_with(b"HTTP"));
     let mut stream = connect();
+    let begun = Instant::now();
     for number in [5, 6] {
         stream.write_all(&request).unwrap();
         let head = read_head(&mut stream);
@@ -365,6 +384,7 @@ fn a_plan_is_followed_and_entered() {
         stream.read_exact(&mut answer).unwrap();
         assert_eq!(answer, plan_answer("p-1", number).as_bytes());
     }
+    assert!(begun.elapsed() >= Duration::from_secs(1));
     let answer: serde_json::Value = serde_json::from_str(&plan_answer("p-1", 5)).unwrap();
     assert_eq!(answer["id"], "p-1");
 

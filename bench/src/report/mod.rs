@@ -9,7 +9,7 @@ mod tables;
 pub use page::html;
 pub use stats::{Figure, OURS};
 
-use crate::results::{Results, Work};
+use crate::results::{Rescue, Results, Work};
 use plots::Panel;
 use tables::Table;
 
@@ -23,6 +23,11 @@ pub fn terminal(results: &Results) -> String {
         text.push('\n');
     }
     text + &tables::how_to_read(results) + "\n"
+}
+
+/// The table of the rescue scenario, for the terminal.
+pub(crate) fn rescue(rescues: &[Rescue]) -> String {
+    tables::rescue(rescues).text()
 }
 
 pub fn markdown(results: &Results) -> String {
@@ -40,7 +45,7 @@ fn all_tables(results: &Results) -> Vec<Table> {
     let mut all = vec![tables::summary(results)];
     all.extend(results.works.iter().map(|work| tables::work(results, work)));
     if !results.rescue.is_empty() {
-        all.push(tables::rescue(results));
+        all.push(tables::rescue(&results.rescue));
     }
     all.push(tables::contestants(results));
     all

@@ -120,7 +120,7 @@ fn rescue(results: &Results) -> String {
             "<h2>Rescue</h2>\n<p class=faint>The same requests behind each; a share of the attempts \
              hangs, is reset or breaks off.</p>\n<div class=plots>{}</div>{}",
             plots::inline(&panel),
-            tables::rescue(results).html()
+            tables::rescue(&results.rescue).html()
         )
     })
 }

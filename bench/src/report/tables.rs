@@ -1,6 +1,6 @@
 //! What a person reads of a comparison: findings, notes and tables, as text, Markdown and HTML.
 use super::stats::{self, Figure, OURS, QUARTILES_FROM, Verdict};
-use crate::results::{Bar, Footprint, Measure, Results, Sample, Work};
+use crate::results::{Bar, Footprint, Measure, Rescue, Results, Sample, Work};
 
 /// What the proxy must stay within before it does anything.
 const FIRST_RESPONSE_MS_MAX: f64 = 30.0;
@@ -301,8 +301,8 @@ pub fn work(results: &Results, work: &Work) -> Table {
     table
 }
 
-pub fn rescue(results: &Results) -> Table {
-    let rows = results.rescue.iter().map(|rescue| {
+pub(super) fn rescue(rescues: &[Rescue]) -> Table {
+    let rows = rescues.iter().map(|rescue| {
         let count = |count: u64| number(count as f64);
         let rescued = |ms| cell((rescue.rescued > 0).then_some(ms), number);
         vec![
