@@ -1,4 +1,5 @@
 //! A connection to the upstream: plain or TLS.
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
@@ -31,6 +32,14 @@ impl Stream {
         match self {
             Self::Plain(tcp) => tcp.try_read(into),
             Self::Tls(tls) => tls.try_read(into),
+        }
+    }
+
+    /// Writes of `blocks` what can go now without waiting, and takes it off; over TLS nothing.
+    pub fn try_write(&self, blocks: &mut VecDeque<Bytes>) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.try_write(blocks),
+            Self::Tls(_) => Ok(()),
         }
     }
 

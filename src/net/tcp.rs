@@ -1,7 +1,8 @@
 //! A TCP connection that may be read, written and watched at the same time.
 use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -9,14 +10,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use monoio::buf::IoBuf;
 use monoio::io::AsyncWriteRent;
 use monoio::net::TcpStream;
 use pin_project_lite::pin_project;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::net::{RecvFlags, Shutdown, sockopt};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, sendmsg, sockopt};
 
 use crate::net::buffer::Buffer;
 use crate::net::deadline::Deadline;
@@ -26,6 +28,9 @@ use crate::net::deadline::Deadline;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
+
+/// Blocks written by one call: 1 MiB of large ones, so that no core is kept from others for long.
+const BLOCKS_AT_ONCE_MAX: usize = 16;
 
 /// A connected socket of this core.
 pub struct Tcp {
@@ -103,9 +108,33 @@ impl Tcp {
         let spare = rustix::buffer::spare_capacity(into.as_vec());
         match rustix::net::recv(self.as_fd(), spare, RecvFlags::DONTWAIT) {
             Ok((count, _)) => Ok(Some(count)),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Writes of `blocks` what the socket takes now, [`BLOCKS_AT_ONCE_MAX`] at most, and takes it off.
+    pub fn try_write(&self, blocks: &mut VecDeque<Bytes>) -> io::Result<()> {
+        let mut slices = [IoSlice::new(&[]); BLOCKS_AT_ONCE_MAX];
+        for (slice, block) in slices.iter_mut().zip(&*blocks) {
+            *slice = IoSlice::new(block);
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let mut nothing_else = SendAncillaryBuffer::default();
+        let mut sent = match sendmsg(self, &slices, &mut nothing_else, flags) {
+            Ok(count) => count,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        while let Some(block) = blocks.front_mut() {
+            if sent < block.len() {
+                block.advance(sent);
+                break;
+            }
+            sent -= block.len();
+            blocks.pop_front();
+        }
+        Ok(())
     }
 
     /// Writes all of `block` and gives it back. Fails with `TimedOut` where `stall` passes without any

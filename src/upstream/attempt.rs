@@ -38,11 +38,14 @@
 //! # }
 //! ```
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io;
+use std::iter::once;
 use std::pin::pin;
 use std::rc::Rc;
-use std::slice;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use crate::net::buffer::Buffer;
 use crate::net::catch::caught;
@@ -180,13 +183,13 @@ impl Replayable {
     async fn send(&self, stream: &Rc<Stream>, limits: &Limits) -> Sent {
         let mut received = Buffer::empty();
         let mut deadline = Deadline::NEVER;
-        let task = (!self.rest.is_empty()).then(|| start(self, stream, limits.write));
-        let (task, guard) = task.unzip();
+        let (start, guard) = start(self, stream, limits.write);
         let mut readable = pin!(stream.readable());
         let mut write = pin!(async {
-            match task {
-                Some(task) => task.await,
-                None => stream.write(&self.first, limits.write).await,
+            match start {
+                Start::OneBlock => stream.write(&self.first, limits.write).await,
+                Start::Ended(result) => result,
+                Start::Going(task) => task.await,
             }
         });
         let mut written = None;
@@ -270,18 +273,23 @@ fn failure(
     }
 }
 
-/// A request of several blocks is sent by a task of its own: it goes on when the answer begins
+/// Starts to send a request. Of several blocks what the socket takes goes at once, while it is in the
+/// processor's cache. The rest is sent by a task of its own, which goes on when the answer begins
 /// before it is all sent.
-fn start(
-    request: &Replayable,
-    stream: &Rc<Stream>,
-    stall: Duration,
-) -> (JoinHandle<io::Result<()>>, Guard) {
+fn start(request: &Replayable, stream: &Rc<Stream>, stall: Duration) -> (Start, Option<Guard>) {
+    if request.rest.is_empty() {
+        return (Start::OneBlock, None);
+    }
+    let blocks = once(&request.first).chain(&request.rest);
+    let mut blocks: VecDeque<Bytes> = blocks.cloned().collect();
+    let begun = stream.try_write(&mut blocks);
+    if begun.is_err() || blocks.is_empty() {
+        return (Start::Ended(begun), None);
+    }
     let guard = Guard {
         done: Rc::new(Cell::new(false)),
         stream: stream.clone(),
     };
-    let blocks = [slice::from_ref(&request.first), &request.rest].concat();
     let (stream, done) = (stream.clone(), guard.done.clone());
     let send = async move {
         for block in blocks {
@@ -299,7 +307,17 @@ fn start(
     let ended =
         |ended: Result<_, String>| ended.unwrap_or_else(|panic| Err(io::Error::other(panic)));
     let task = spawn(async move { ended(caught(send).await) });
-    (task, guard)
+    (Start::Going(task), Some(guard))
+}
+
+/// How the sending of a request begins.
+enum Start {
+    /// It is to be sent in one piece.
+    OneBlock,
+    /// All of it has gone, or it cannot be sent.
+    Ended(io::Result<()>),
+    /// A task is at it.
+    Going(JoinHandle<io::Result<()>>),
 }
 
 /// Ends the task that sends a request when nobody waits for the answer any more: it holds the
