@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::exchange::{Core, serve};
+use crate::net::buffer;
 use crate::net::catch::caught;
 use crate::net::deadline::Deadline;
 use crate::net::drain::Drain;
@@ -34,6 +35,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const ACCEPT_WARN_INTERVAL: Duration = Duration::from_secs(5);
 /// Connections accepted before the tasks that serve them get their turn.
 const ACCEPT_BURST: usize = 64;
+/// How often idle connections are looked at, each of which is looked at again when it is taken, and
+/// unused buffers freed.
+const TIDY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a draining core looks whether its last connection has ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
@@ -222,9 +226,9 @@ impl Seat {
             config,
         });
         let listener = Listener::new(self.listener)?;
-        let (watching, told) = (core.clone(), core.clone());
+        let (tidied, told) = (core.clone(), core.clone());
         let mailbox = self.mailbox.open()?;
-        spawn(caught(async move { watching.upstream.watch_idle().await }));
+        spawn(caught(tidy(tidied)));
         spawn(caught(hear(mailbox, told)));
         let open = Rc::new(Cell::new(0_usize));
         accept(&core, &listener, &open).await;
@@ -240,6 +244,15 @@ impl Seat {
             );
         }
         Ok(())
+    }
+}
+
+/// Gives back, for ever, what was only kept in case it would be needed.
+async fn tidy(core: Rc<Core>) {
+    loop {
+        sleep(TIDY_INTERVAL).await;
+        core.upstream.tidy();
+        buffer::trim();
     }
 }
 

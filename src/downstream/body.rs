@@ -12,6 +12,9 @@ use crate::net::buffer::{Buffer, SMALL_BYTES};
 use crate::net::deadline::Deadline;
 use crate::refusal::Refusal;
 
+/// Less room at the end of a block is not worth a read.
+const BLOCK_REST_MIN: u64 = 4096;
+
 /// Why there is no body.
 pub enum Fault {
     /// The client has left.
@@ -92,7 +95,7 @@ async fn receive(
     input.consume(held);
     let mut left = length - held as u64;
     while left > 0 {
-        if blocks.last.spare() == 0 {
+        if blocks.last.spare() < left.min(BLOCK_REST_MIN) as usize {
             wait(client).await?;
             blocks.next(left);
         }

@@ -9,20 +9,54 @@ use bytes::Bytes;
 
 /// Holds a usual head, or an event of a stream.
 pub const SMALL_BYTES: usize = 16 << 10;
-/// Holds a piece of a bulk transfer; four TLS records.
+/// Holds a piece of a large body; four TLS records.
 pub const LARGE_BYTES: usize = 64 << 10;
+/// Holds a piece of a bulk transfer: fewer, larger reads and writes cost less.
+pub const BULK_BYTES: usize = 256 << 10;
 
-/// Buffers kept by a core when nobody uses them: 2 MiB of each size.
-const SMALL_KEPT_MAX: usize = 128;
-const LARGE_KEPT_MAX: usize = 32;
+/// Bytes of free buffers kept by a core, of each size.
+const KEPT_BYTES_MAX: usize = 8 << 20;
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { small: Vec::new(), large: Vec::new() }) };
+    static POOL: RefCell<[Shelf; 3]> = const {
+        RefCell::new([Shelf::of(SMALL_BYTES), Shelf::of(LARGE_BYTES), Shelf::of(BULK_BYTES)])
+    };
 }
 
-struct Pool {
-    small: Vec<Vec<u8>>,
-    large: Vec<Vec<u8>>,
+/// Free buffers of one size.
+struct Shelf {
+    size: usize,
+    free: Vec<Vec<u8>>,
+    /// As many as nobody has needed since the last [`trim`].
+    unused: usize,
+}
+
+impl Shelf {
+    const fn of(size: usize) -> Self {
+        Self {
+            size,
+            free: Vec::new(),
+            unused: 0,
+        }
+    }
+
+    fn take(&mut self) -> Vec<u8> {
+        let taken = self.free.pop();
+        self.unused = self.unused.min(self.free.len());
+        taken.unwrap_or_else(|| Vec::with_capacity(self.size))
+    }
+}
+
+/// Frees half of the buffers that nobody has needed since the last time. To be called now and then.
+pub fn trim() {
+    POOL.with_borrow_mut(|pool| {
+        for shelf in pool {
+            shelf
+                .free
+                .truncate(shelf.free.len() - shelf.unused.div_ceil(2));
+            shelf.unused = shelf.free.len();
+        }
+    });
 }
 
 /// Bytes received or to be sent, consumed from the front and filled at the back.
@@ -43,18 +77,28 @@ impl Buffer {
 
     /// A buffer of [`SMALL_BYTES`].
     pub fn small() -> Self {
-        let pooled = POOL.with_borrow_mut(|pool| pool.small.pop());
-        Self::from_vec(pooled.unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES)))
+        Self::pooled(0)
     }
 
     /// A buffer of [`LARGE_BYTES`].
     pub fn large() -> Self {
-        let pooled = POOL.with_borrow_mut(|pool| pool.large.pop());
-        Self::from_vec(pooled.unwrap_or_else(|| Vec::with_capacity(LARGE_BYTES)))
+        Self::pooled(1)
     }
 
-    fn from_vec(bytes: Vec<u8>) -> Self {
-        Self { bytes, start: 0 }
+    /// The smallest buffer that has room for `bytes`, of [`BULK_BYTES`] at most.
+    pub fn for_bytes(bytes: usize) -> Self {
+        Self::pooled(match bytes {
+            ..=SMALL_BYTES => 0,
+            ..=LARGE_BYTES => 1,
+            _ => 2,
+        })
+    }
+
+    fn pooled(shelf: usize) -> Self {
+        Self {
+            bytes: POOL.with_borrow_mut(|pool| pool[shelf].take()),
+            start: 0,
+        }
     }
 
     /// Bytes that still fit behind those held.
@@ -136,14 +180,11 @@ impl Drop for Buffer {
         // thread there is no pool any more.
         let _ = POOL.try_with(|pool| {
             let mut pool = pool.borrow_mut();
-            let (kept, kept_max) = match bytes.capacity() {
-                SMALL_BYTES => (&mut pool.small, SMALL_KEPT_MAX),
-                LARGE_BYTES => (&mut pool.large, LARGE_KEPT_MAX),
-                _ => return,
-            };
-            if kept.len() < kept_max {
+            let shelf = pool.iter_mut().find(|shelf| shelf.size == bytes.capacity());
+            let Some(shelf) = shelf else { return };
+            if shelf.free.len() < KEPT_BYTES_MAX / shelf.size {
                 bytes.clear();
-                kept.push(std::mem::take(&mut bytes));
+                shelf.free.push(std::mem::take(&mut bytes));
             }
         });
     }
@@ -154,7 +195,7 @@ mod tests {
     use super::*;
 
     fn kept() -> (usize, usize) {
-        POOL.with_borrow(|pool| (pool.small.len(), pool.large.len()))
+        POOL.with_borrow(|pool| (pool[0].free.len(), pool[1].free.len()))
     }
 
     #[test]
@@ -192,17 +233,36 @@ mod tests {
 
     #[test]
     fn the_pool_is_bounded() {
-        drop(
-            (0..SMALL_KEPT_MAX + 5)
-                .map(|_| Buffer::small())
-                .collect::<Vec<_>>(),
-        );
-        drop(
-            (0..LARGE_KEPT_MAX + 5)
-                .map(|_| Buffer::large())
-                .collect::<Vec<_>>(),
-        );
-        assert_eq!(kept(), (SMALL_KEPT_MAX, LARGE_KEPT_MAX));
+        let (small_max, large_max) = (KEPT_BYTES_MAX / SMALL_BYTES, KEPT_BYTES_MAX / LARGE_BYTES);
+        let smalls: Vec<_> = (0..small_max + 5).map(|_| Buffer::small()).collect();
+        let larges: Vec<_> = (0..large_max + 5).map(|_| Buffer::large()).collect();
+        drop((smalls, larges));
+        assert_eq!(kept(), (small_max, large_max));
+    }
+
+    #[test]
+    fn what_nobody_needs_is_given_back_bit_by_bit() {
+        drop((0..8).map(|_| Buffer::small()).collect::<Vec<_>>());
+        trim();
+        assert_eq!(kept().0, 8, "all have just been used");
+        drop((Buffer::small(), Buffer::small()));
+        trim();
+        assert_eq!(kept().0, 5, "half of six");
+        (0..3).for_each(|_| trim());
+        assert_eq!(kept().0, 0);
+    }
+
+    #[test]
+    fn a_buffer_has_the_room_that_is_asked_for() {
+        for (bytes, room) in [
+            (0, SMALL_BYTES),
+            (SMALL_BYTES, SMALL_BYTES),
+            (SMALL_BYTES + 1, LARGE_BYTES),
+            (LARGE_BYTES + 1, BULK_BYTES),
+            (usize::MAX, BULK_BYTES),
+        ] {
+            assert_eq!(Buffer::for_bytes(bytes).spare(), room);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Called directly on non-blocking sockets, with readiness from the runtime: on io_uring each splice
 //! operation would occupy a kernel worker thread.
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -13,20 +13,45 @@ use rustix::pipe::{
 
 use crate::net::tcp::Tcp;
 
-/// Bytes a pipe is asked to hold. An unprivileged user has 64 MiB in all
-/// (pipe-user-pages-soft); where that is used up, a pipe stays smaller.
-const PIPE_BYTES: usize = 256 << 10;
+/// Bytes a pipe is asked to hold: the more it moves at once, the less a byte costs. An unprivileged
+/// user has 64 MiB in all (pipe-user-pages-soft), and less for a pipe once that is used up; so only
+/// the first pipes of a core, of those open at the same time, are asked to be large.
+const PIPE_BYTES: usize = 1 << 20;
+const LARGE_PIPES_MAX: usize = 4;
+const PIPE_BYTES_BEYOND: usize = 256 << 10;
 /// Pipes kept by a core when nobody uses them.
 const PIPES_KEPT_MAX: usize = 16;
 
 thread_local! {
     static KEPT: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };
+    static OPEN: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Ends {
     read: OwnedFd,
     write: OwnedFd,
     bytes: usize,
+}
+
+impl Ends {
+    fn open() -> io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let wanted = match OPEN.get() {
+            ..LARGE_PIPES_MAX => PIPE_BYTES,
+            _ => PIPE_BYTES_BEYOND,
+        };
+        // A refusal leaves the pipe as it is.
+        let _ = fcntl_setpipe_size(&write, wanted);
+        let bytes = fcntl_getpipe_size(&write)?;
+        OPEN.set(OPEN.get() + 1);
+        Ok(Self { read, write, bytes })
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        OPEN.set(OPEN.get() - 1);
+    }
 }
 
 /// A pipe between two sockets.
@@ -42,16 +67,7 @@ impl Pipe {
     /// No descriptors left.
     pub fn take() -> io::Result<Self> {
         let kept = KEPT.with_borrow_mut(Vec::pop);
-        let ends = match kept {
-            Some(ends) => ends,
-            None => {
-                let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-                // A refusal leaves the pipe as it is.
-                let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
-                let bytes = fcntl_getpipe_size(&write)?;
-                Ends { read, write, bytes }
-            }
-        };
+        let ends = kept.map_or_else(Ends::open, Ok)?;
         Ok(Self {
             ends: Some(ends),
             held: 0,

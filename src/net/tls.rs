@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-use crate::net::buffer::Buffer;
+use crate::net::buffer::{Buffer, LARGE_BYTES};
 use crate::net::tcp::Tcp;
 
 /// Plaintext encrypted at once: three records, whose ciphertext fits a large buffer.
@@ -139,7 +139,7 @@ impl Tls {
             if let Some(count) = self.decrypt(into)? {
                 return Ok(Some(count));
             }
-            let mut received = Buffer::large();
+            let mut received = Buffer::for_bytes(into.spare().max(LARGE_BYTES));
             match self.tcp.try_read(&mut received)? {
                 None => return Ok(None),
                 Some(count) => self.received(received, count)?,

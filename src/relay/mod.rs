@@ -33,6 +33,8 @@ pub struct Relay {
     ended: bool,
     /// The last read filled its buffer: more is there already.
     bulk: bool,
+    /// What the last read brought; the next one gets room for twice as much.
+    last_read: usize,
     /// There was no pipe to be had: bytes are read and written instead.
     no_pipe: bool,
     since_yield: u64,
@@ -98,6 +100,7 @@ impl Relay {
             excess: false,
             ended: false,
             bulk: false,
+            last_read: 0,
             no_pipe: false,
             since_yield: 0,
             idle_timeout,
@@ -173,11 +176,7 @@ impl Relay {
                 self.splice(answering, left).await?;
                 continue;
             }
-            let mut buffer = if self.bulk {
-                Buffer::large()
-            } else {
-                Buffer::small()
-            };
+            let mut buffer = Buffer::for_bytes(2 * self.last_read);
             if self.read(&mut buffer)? {
                 self.pass(answering, &mut buffer, left).await?;
             }
@@ -203,7 +202,8 @@ impl Relay {
         match self.response.conn.stream.try_read(buffer) {
             Ok(None) => self.bulk = false,
             Ok(Some(0)) => self.end_of_stream()?,
-            Ok(Some(_)) => {
+            Ok(Some(count)) => {
+                self.last_read = count;
                 self.bulk = buffer.spare() == 0;
                 self.follow(buffer).map_err(Aborted::Malformed)?;
             }

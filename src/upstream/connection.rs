@@ -76,9 +76,9 @@ impl Upstream {
         self.addresses.update(resolved);
     }
 
-    /// Watches the idle connections, for ever.
-    pub async fn watch_idle(&self) {
-        self.pool.watch().await;
+    /// Closes idle connections that are of no more use. To be called now and then.
+    pub fn tidy(&self) {
+        self.pool.tidy();
     }
 
     /// A connection for one attempt; `fresh`: a brand-new one.

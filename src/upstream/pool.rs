@@ -5,13 +5,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::net::Instant;
 use crate::net::stream::Stream;
-use crate::net::{Instant, sleep};
 
 /// Idle connections kept by a core.
 const IDLE_MAX: usize = 1024;
-/// How often idle connections are looked at; each is looked at again when it is taken.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A connection between two exchanges.
 pub(super) struct Idle {
@@ -75,12 +73,9 @@ impl Pool {
         self.idle.borrow_mut().retain(|idle| idle.addr != addr);
     }
 
-    /// Closes what has been idle too long or was closed by the upstream, for ever.
-    pub(super) async fn watch(&self) {
-        loop {
-            sleep(WATCH_INTERVAL).await;
-            self.idle.borrow_mut().retain(|idle| self.is_good(idle));
-        }
+    /// Closes what has been idle too long or was closed by the upstream.
+    pub(super) fn tidy(&self) {
+        self.idle.borrow_mut().retain(|idle| self.is_good(idle));
     }
 
     fn is_good(&self, idle: &Idle) -> bool {
