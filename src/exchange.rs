@@ -115,10 +115,10 @@ async fn exchange(
             () = &mut left => None,
         }
     };
-    match attempted {
+    let mut answered = match attempted {
         None => {
             record.finish(&Outcome::ClientLeft("waiting for the response"), 0);
-            Answered::GONE
+            return Answered::GONE;
         }
         Some(Ok(committed)) => {
             respond(core, committed, reply, &request, &mut record, &mut left).await
@@ -127,12 +127,18 @@ async fn exchange(
             let refusal = failure::refusal(&failure, record.sends);
             refuse(reply, &refusal, &mut record).await
         }
-    }
+    };
+    // RFC 9112 9.6: a client that asked for the end sends nothing more.
+    answered.lingers &=
+        request.keep_alive || !input.is_empty() || !matches!(client.read_into(input), Ok(0));
+    answered
 }
 
 /// Attempts the request until the upstream commits to an answer or the attempts are used up.
-///
-/// Not an `async fn`: that would hold its arguments twice.
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn holds its arguments twice"
+)]
 fn attempt(
     core: &Core,
     mut request: Replayable,
@@ -189,8 +195,10 @@ fn limits(core: &Core, last: bool) -> Limits {
 }
 
 /// No way back to another attempt: whatever comes is relayed, refused or broken off.
-///
-/// Not an `async fn`: that would hold its arguments twice.
+#[allow(
+    clippy::manual_async_fn,
+    reason = "an async fn holds its arguments twice"
+)]
 fn respond(
     core: &Core,
     mut committed: Committed,

@@ -87,11 +87,10 @@ impl Buffer {
 
     /// The smallest buffer that has room for `bytes`, of [`BULK_BYTES`] at most.
     pub fn for_bytes(bytes: usize) -> Self {
-        Self::pooled(match bytes {
-            ..=SMALL_BYTES => 0,
-            ..=LARGE_BYTES => 1,
-            _ => 2,
-        })
+        let too_small = [SMALL_BYTES, LARGE_BYTES]
+            .into_iter()
+            .filter(|size| *size < bytes);
+        Self::pooled(too_small.count())
     }
 
     fn pooled(shelf: usize) -> Self {

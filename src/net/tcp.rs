@@ -164,7 +164,10 @@ impl Tcp {
         Ok(())
     }
 
-    /// Not an `async fn`: that would hold its arguments twice.
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "an async fn holds its arguments twice"
+    )]
     fn write_owned<B: IoBuf>(
         &self,
         mut buf: B,

@@ -141,8 +141,10 @@ impl Replayable {
     /// on a brand-new connection. `sends` counts the connections it is put on.
     ///
     /// Dropping the future closes the connection: the request counts as sent and is gone.
-    ///
-    /// Not an `async fn`: that would hold its arguments twice.
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "an async fn holds its arguments twice"
+    )]
     pub fn attempt(
         self,
         upstream: &Upstream,
