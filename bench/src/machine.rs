@@ -27,7 +27,11 @@ pub fn describe() -> Machine {
         cpu: cpu.unwrap_or_else(unknown),
         cores: std::thread::available_parallelism().map_or(1, Into::into),
         memory_gib: memory_bytes.div_ceil(1 << 30),
-        kernel: kernel.map_or_else(unknown, |release| release.trim().to_owned()),
+        // What a distribution appends says nothing here.
+        kernel: kernel
+            .as_deref()
+            .and_then(|release| release.trim().split('-').next())
+            .map_or_else(unknown, str::to_owned),
     }
 }
 

@@ -97,14 +97,6 @@ impl Running {
         self.tree().iter().filter_map(of_one).sum()
     }
 
-    /// Open file descriptors.
-    pub fn fds(&self) -> usize {
-        self.tree()
-            .iter()
-            .filter_map(|process| process.fd_count().ok())
-            .sum()
-    }
-
     /// The last lines that it printed, to show beside an error.
     pub fn log_tail(&self) -> String {
         let log = fs::read(&self.log).unwrap_or_default();
@@ -190,7 +182,7 @@ mod tests {
             all > alone * 5 / 2,
             "three burned alike: {all:?} in all, {alone:?} by one"
         );
-        assert!(running.rss_kib() > 100 && running.fds() >= 6);
+        assert!(running.rss_kib() > 100);
         drop(running);
         // Killed, it takes a moment to end, and may then wait to be reaped.
         while tree[1].stat().is_ok_and(|stat| stat.state != 'Z') {
