@@ -34,7 +34,7 @@
 //!
 //! | invariant | kept by |
 //! |---|---|
-//! | no attempt after the first response byte | [`upstream::attempt`]: its types; its read is cancelled and awaited, never dropped, and the socket asked once more |
+//! | no attempt after the first response byte | [`upstream::attempt`]: its types; it waits for something to read and never for a read, and reads once more when its time is over |
 //! | every attempt sends the same bytes | [`upstream::request::Replayable`] is immutable; all rewriting is done before it exists |
 //! | one final response for a request | [`downstream::reply::Unanswered`] is consumed; an exchange has to return `Answered` |
 //! | a connection is reused only when clean | [`relay::Relay`] alone decides it, after the message's end |

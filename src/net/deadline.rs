@@ -243,3 +243,81 @@ async fn ring() {
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::net::driver;
+
+    fn run(test: impl Future<Output = ()>) {
+        let (mut runtime, _) = driver::build().expect("a runtime");
+        runtime.block_on(test);
+        let waiting = with_alarms(|alarms| alarms.waits.len());
+        assert_eq!(waiting, 0, "who waits no more is not in the list");
+        std::mem::forget(runtime);
+    }
+
+    fn millis(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    #[test]
+    fn deadlines_pass_in_their_order_and_never_early() {
+        run(async {
+            let passed = Rc::new(RefCell::new(Vec::new()));
+            // The earliest is set last: the clock is waiting for a later one by then.
+            let tasks = [60, 20, 40, 5].map(|limit| {
+                let passed = passed.clone();
+                monoio::spawn(async move {
+                    let started = Instant::now();
+                    sleep(millis(limit)).await;
+                    assert!(started.elapsed() >= millis(limit));
+                    passed.borrow_mut().push(limit);
+                })
+            });
+            for task in tasks {
+                task.await;
+            }
+            assert_eq!(*passed.borrow(), [5, 20, 40, 60]);
+        });
+    }
+
+    #[test]
+    fn a_result_in_time_beats_the_deadline_and_a_late_one_does_not() {
+        run(async {
+            let soon = Deadline::after(millis(200)).limit(async {
+                sleep(millis(1)).await;
+                7
+            });
+            assert_eq!(soon.await, Ok(7));
+            let late = Deadline::after(millis(5)).limit(std::future::pending::<()>());
+            assert_eq!(late.await, Err(Elapsed));
+            let over = Deadline::after(Duration::ZERO);
+            assert_eq!(over.limit(async { 7 }).await, Ok(7), "ready is in time");
+            let never = Deadline::NEVER.limit(sleep(millis(1)));
+            assert_eq!(never.await, Ok(()));
+        });
+    }
+
+    #[test]
+    fn a_wait_that_ends_before_its_deadline_leaves_the_others_alone() {
+        run(async {
+            let rung = Rc::new(Cell::new(0));
+            let waits = (0..100).map(|number| {
+                let rung = rung.clone();
+                monoio::spawn(async move {
+                    let limit = Deadline::after(millis(if number % 2 == 0 { 20 } else { 10_000 }));
+                    let ended = limit.limit(sleep(millis(40))).await;
+                    rung.set(rung.get() + u32::from(ended.is_err()));
+                })
+            });
+            for wait in waits.collect::<Vec<_>>() {
+                wait.await;
+            }
+            assert_eq!(rung.get(), 50);
+        });
+    }
+}
