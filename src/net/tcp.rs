@@ -88,7 +88,7 @@ impl Tcp {
     }
 
     /// Whether nothing has arrived, neither a byte nor an end nor an error, as far as the core has
-    /// heard. From the first call on it listens.
+    /// heard: it listens from the first call on, and hears at its next look at the kernel.
     pub fn is_quiet(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         self.readable

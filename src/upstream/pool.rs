@@ -45,7 +45,7 @@ impl Pool {
     /// Keeps a connection after a complete exchange.
     pub(super) fn put(&self, stream: Rc<Stream>, addr: SocketAddr) {
         if !stream.is_quiet() {
-            return; // and from here on it listens
+            return;
         }
         let mut idle = self.idle.borrow_mut();
         if idle.len() == IDLE_MAX {

@@ -1,5 +1,8 @@
 //! Upstream connections are used again when they are clean, and only then.
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::net::eventually;
@@ -400,4 +403,68 @@ fn a_request_without_a_response_body_ends_when_its_head_does() {
     assert_eq!(client.exchange(get("/")).text(), "ok");
     soon(&was_closed);
     eventually("one connection", || proxy.sockets_to(origin.addr) == 1);
+}
+
+/// A client that asks many times at once and does not read, until the proxy holds a whole response
+/// that it cannot pass on; what `then` does to the upstream's connection meanwhile; and what the
+/// client reads in the end.
+fn while_a_response_waits(then: impl FnOnce(&TcpStream) + Send + 'static) -> String {
+    const REQUESTS: usize = 1500;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let proxy = Proxy::start_at(&url, &[ALONE, ("UPSTREAM_MAX_ATTEMPTS", "1")]);
+    let (full, was_full) = mpsc::channel();
+    thread::spawn(move || {
+        let (first, _) = listener.accept().unwrap();
+        first
+            .set_read_timeout(Some(Duration::from_secs(2)))
+            .unwrap();
+        answer_all(&first);
+        then(&first);
+        thread::sleep(Duration::from_millis(20)); // for the kernel; the proxy waits for its client
+        full.send(()).unwrap();
+        let (second, _) = listener.accept().unwrap();
+        answer_all(&second); // until the proxy ends
+    });
+    let mut client = TcpStream::connect(proxy.addr).unwrap();
+    let request = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n";
+    let last = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    client
+        .write_all((request.repeat(REQUESTS - 1) + last).as_bytes())
+        .unwrap();
+    soon(&was_full);
+    let mut all = String::new();
+    client.read_to_string(&mut all).unwrap();
+    assert_eq!(all.matches("HTTP/1.1 ").count(), REQUESTS);
+    all
+}
+
+/// Answers each request with a response that the proxy reads at once, until none comes.
+fn answer_all(mut upstream: &TcpStream) {
+    let body = "x".repeat(15_000);
+    let response = format!("HTTP/1.1 200 OK\r\nContent-Length: 15000\r\n\r\n{body}");
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while let Ok(1) = upstream.read(&mut byte) {
+        head.push(byte[0]);
+        if head.ends_with(b"\r\n\r\n") {
+            head.clear();
+            upstream.write_all(response.as_bytes()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_ended_while_its_response_waited_is_not_used_again() {
+    let all = while_a_response_waits(|upstream| upstream.shutdown(Shutdown::Both).unwrap());
+    assert!(!all.contains("HTTP/1.1 502"), "it was used again");
+}
+
+#[test]
+fn bytes_that_came_while_the_response_waited_are_nobodys() {
+    let all = while_a_response_waits(|mut upstream| {
+        upstream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nsmuggle")
+            .unwrap();
+    });
+    assert!(!all.contains("smuggle"), "they were given to somebody");
 }
