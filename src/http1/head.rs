@@ -11,7 +11,7 @@ pub const REQUEST_FIELDS_MAX: usize = 128;
 /// Most fields of a response head: some upstreams set hundreds of cookies and rate-limit fields.
 pub const RESPONSE_FIELDS_MAX: usize = 1024;
 /// What nearly every head fits in; a longer one is parsed a second time.
-const FIELDS_USUAL: usize = 32;
+const FIELDS_USUAL: usize = 48;
 
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -51,9 +51,7 @@ impl Shelf {
 pub fn trim() {
     POOL.with_borrow_mut(|pool| {
         for shelf in pool {
-            shelf
-                .free
-                .truncate(shelf.free.len() - shelf.unused.div_ceil(2));
+            shelf.free.drain(..shelf.unused.div_ceil(2)); // the last ones are the warm ones
             shelf.unused = shelf.free.len();
         }
     });
@@ -130,7 +128,7 @@ impl Buffer {
             self.bytes.drain(..self.start);
             self.start = 0;
         }
-        self.bytes.reserve_exact(more.saturating_sub(self.spare()));
+        self.bytes.reserve_exact(more);
     }
 
     /// The vector behind the buffer, to append to.
@@ -278,5 +276,8 @@ mod tests {
         );
         buffer.consume(9);
         assert_eq!((buffer.len(), buffer.spare()), (0, SMALL_BYTES));
+        buffer.as_vec().extend_from_slice(b"abcdef");
+        buffer.reserve(SMALL_BYTES);
+        assert!(buffer.spare() >= SMALL_BYTES, "what is asked for fits");
     }
 }

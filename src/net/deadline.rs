@@ -112,8 +112,10 @@ struct Alarm {
 impl Alarm {
     /// Whether it is over. If not, `waker` is woken when it is.
     fn has_rung(&mut self, waker: &Waker) -> bool {
+        // What is replaced is dropped outside of the borrow, as below.
+        let mut replaced = None;
         let (rung, earliest) = with_alarms(|alarms| match self.key {
-            Some(key) => (alarms.look(key, waker), false),
+            Some(key) => (alarms.look(key, waker, &mut replaced), false),
             None => {
                 let (key, earliest) = alarms.add(self.at, waker.clone());
                 self.key = Some(key);
@@ -178,14 +180,12 @@ impl Alarms {
     }
 
     /// Whether the wait is over. A future may have moved to another task meanwhile.
-    fn look(&mut self, key: usize, waker: &Waker) -> bool {
-        match &mut self.waits[key].waker {
-            None => true,
-            Some(known) => {
-                known.clone_from(waker); // does nothing where it is the same
-                false
-            }
+    fn look(&mut self, key: usize, waker: &Waker, replaced: &mut Option<Waker>) -> bool {
+        let known = &mut self.waits[key].waker;
+        if known.as_ref().is_some_and(|known| !known.will_wake(waker)) {
+            *replaced = known.replace(waker.clone());
         }
+        known.is_none()
     }
 
     /// Takes the wakers of those that are due, and finds out who is next. Each wait is looked at:
@@ -318,6 +318,16 @@ mod tests {
                 wait.await;
             }
             assert_eq!(rung.get(), 50);
+        });
+    }
+
+    #[test]
+    fn a_wait_that_moves_to_another_task_wakes_that_one() {
+        run(async {
+            let mut moved = Box::pin(sleep(millis(20)));
+            let mut nobody = Context::from_waker(Waker::noop());
+            assert!(moved.as_mut().poll(&mut nobody).is_pending());
+            monoio::spawn(moved).await;
         });
     }
 }

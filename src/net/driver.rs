@@ -71,10 +71,11 @@ pub fn build() -> io::Result<(Runtime, Chosen)> {
 /// Lets the other tasks of the core run, for a task that has moved many bytes without waiting.
 ///
 /// On io_uring any operation is a real yield. On epoll an operation that can go ahead does not
-/// wait, and waking oneself puts the task at the front of the queue: only a timer yields.
+/// wait, and waking oneself puts the task at the front of the queue: only a timer that has to be
+/// waited for yields.
 pub async fn yield_to_others(socket: &Tcp) {
     if ON_EPOLL.get() {
-        crate::net::sleep(Duration::ZERO).await;
+        crate::net::sleep(Duration::from_millis(1)).await;
     } else {
         // An error shows at the next read or write.
         let _ = socket.writable().await;

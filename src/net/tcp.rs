@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -18,7 +18,9 @@ use pin_project_lite::pin_project;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, send, sendmsg, sockopt};
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, sockopt,
+};
 
 use crate::net::buffer::Buffer;
 use crate::net::deadline::Deadline;
@@ -81,21 +83,15 @@ impl Tcp {
     /// broken. It may turn out that there is nothing.
     ///
     /// The operation behind it outlives who waits: it is one operation that sees a client leave during
-    /// an exchange and its next request come after it, or an idle upstream close and its next response
-    /// begin. One task at a time: the last one to wait is woken.
+    /// an exchange and its next request come after it. One task at a time: the last one to wait is woken.
     pub async fn readable(&self) -> io::Result<()> {
         poll_fn(|cx| self.readable.borrow_mut().as_mut().poll(cx)).await
     }
 
-    /// Whether nothing has arrived, neither a byte nor an end nor an error, as far as the core has
-    /// heard: it listens from the first call on, and hears at its next look at the kernel.
+    /// Whether nothing has arrived: neither a byte nor an end nor an error.
     pub fn is_quiet(&self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.readable
-            .borrow_mut()
-            .as_mut()
-            .poll(&mut cx)
-            .is_pending()
+        let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(recv(self, &mut [0], peek), Err(Errno::AGAIN))
     }
 
     /// Waits until there is room to write.
@@ -108,7 +104,7 @@ impl Tcp {
     pub fn try_read(&self, into: &mut Buffer) -> io::Result<Option<usize>> {
         debug_assert!(into.spare() > 0, "a read into no room looks like the end");
         let spare = rustix::buffer::spare_capacity(into.as_vec());
-        match rustix::net::recv(self.as_fd(), spare, RecvFlags::DONTWAIT) {
+        match recv(self, spare, RecvFlags::DONTWAIT) {
             Ok((count, _)) => Ok(Some(count)),
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
             Err(error) => Err(error.into()),

@@ -19,6 +19,9 @@ use crate::net::tcp::Tcp;
 
 /// Plaintext encrypted at once: three records, whose ciphertext fits a large buffer.
 const WRITE_BYTES_MAX: usize = 48 << 10;
+/// Reads at once of records that carry no data: an upstream that sends nothing else must not keep the
+/// core.
+const READS_MAX: usize = 16;
 /// Sessions remembered for resumption, of all cores together.
 const SESSIONS_MAX: usize = 256;
 
@@ -135,7 +138,7 @@ impl Tls {
     /// Reads what is there, as [`Tcp::try_read`]. `Some(0)` only after close_notify; a bare FIN is
     /// `UnexpectedEof`.
     pub fn try_read(&self, into: &mut Buffer) -> io::Result<Option<usize>> {
-        loop {
+        for _ in 0..READS_MAX {
             if let Some(count) = self.decrypt(into)? {
                 return Ok(Some(count));
             }
@@ -145,6 +148,7 @@ impl Tls {
                 Some(count) => self.received(received, count)?,
             }
         }
+        self.decrypt(into)
     }
 
     /// Writes all of `block`, as [`Tcp::write`].
@@ -165,8 +169,7 @@ impl Tls {
         if self.tcp.is_quiet() && !self.more.get() {
             return true;
         }
-        // What was read is behind us: listen for more.
-        matches!(self.try_read(&mut Buffer::small()), Ok(None)) && self.tcp.is_quiet()
+        matches!(self.try_read(&mut Buffer::small()), Ok(None))
     }
 
     /// Says close_notify, if it can be said at once, and ends both directions.

@@ -85,7 +85,7 @@ impl Body {
             return Ok(false);
         };
         let mut data = if self.unchunk {
-            Buffer::large()
+            Buffer::for_bytes(buffer.len())
         } else {
             Buffer::empty()
         };

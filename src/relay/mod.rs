@@ -214,24 +214,15 @@ impl Relay {
 
     fn follow(&mut self, buffer: &mut Buffer) -> Result<(), &'static str> {
         let followed = self.body.follow(buffer)?;
+        self.ended |= followed.ended;
         self.excess |= followed.excess;
-        if followed.ended {
-            self.end();
-        }
         Ok(())
-    }
-
-    /// The message is complete. From here on the core listens for what must not come: the client may
-    /// take its time before the connection goes back to the pool.
-    fn end(&mut self) {
-        self.ended = true;
-        self.excess |= self.response.keeps && !self.response.conn.stream.is_quiet();
     }
 
     /// The upstream has closed its side: the end of a close-delimited body, and of no other.
     fn end_of_stream(&mut self) -> Result<(), Aborted> {
         match self.response.framing {
-            Framing::UntilClose => self.end(),
+            Framing::UntilClose => self.ended = true,
             _ => return Err(Aborted::Cut(io::ErrorKind::UnexpectedEof.into())),
         }
         Ok(())

@@ -45,9 +45,7 @@ impl Relay {
                     unseen -= count as u64;
                     // Before they are passed on, which may fail: they are no longer in the socket,
                     // and what is drained after a failure has to be followed from the right place.
-                    if self.body.passed(count as u64) {
-                        self.end();
-                    }
+                    self.ended |= self.body.passed(count as u64);
                     self.empty(&mut pipe, to, answering, left).await?;
                     self.breathe(answering, count as u64, left).await?;
                 }

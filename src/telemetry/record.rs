@@ -103,7 +103,7 @@ impl<'r> Record<'r> {
         again: bool,
     ) {
         warn!(
-            id = %self.id, method = self.method, path = self.path, attempt, phase,
+            id = %self.id, method = %self.method, path = %self.path, attempt, phase,
             ms = millis(took), %cause, again, "attempt failed"
         );
     }
@@ -123,7 +123,7 @@ impl<'r> Record<'r> {
             Outcome::Aborted(cause) => ("aborted", Some(*cause)),
         };
         info!(
-            id = %self.id, method = self.method, path = self.path,
+            id = %self.id, method = %self.method, path = %self.path,
             status = self.status, attempts = self.sends,
             request_bytes = self.request_bytes, response_bytes,
             header_ms = self.header_time.map(millis), total_ms = millis(self.started.elapsed()),

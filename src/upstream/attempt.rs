@@ -221,7 +221,9 @@ impl Replayable {
         let sending = match (written, guard) {
             (Some(result), _) => result.map(|()| Sending::Done),
             (None, Some(guard)) => Ok(Sending::Running(guard)),
-            (None, None) => write.await.map(|()| Sending::Done), // one block: at once, or stalled
+            // One block: at once, or stalled.
+            (None, None) if matches!(read, Ok(Some(1..))) => write.await.map(|()| Sending::Done),
+            (None, None) => Ok(Sending::Broken), // nobody is there to read it
         };
         Sent {
             read,

@@ -44,9 +44,6 @@ impl Pool {
 
     /// Keeps a connection after a complete exchange.
     pub(super) fn put(&self, stream: Rc<Stream>, addr: SocketAddr) {
-        if !stream.is_quiet() {
-            return;
-        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() == IDLE_MAX {
             idle.pop_front();
