@@ -286,3 +286,68 @@ pub fn set_options(socket: impl AsFd, user_timeout: Option<Duration>) -> io::Res
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+    use crate::net::driver;
+
+    /// A connection, and its other end. A socket is a socket: these need no address.
+    fn pair() -> (Tcp, OwnedFd) {
+        let (family, flags) = (AddressFamily::UNIX, SocketFlags::NONBLOCK);
+        let (ours, theirs) = socketpair(family, SocketType::STREAM, flags, None).expect("a pair");
+        (Tcp::accepted(ours).expect("a socket"), theirs)
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let (mut runtime, _) = driver::build().expect("a runtime");
+        runtime.block_on(test);
+        std::mem::forget(runtime);
+    }
+
+    #[test]
+    fn blocks_leave_in_order_as_far_as_the_socket_takes_them() {
+        run(async {
+            let (tcp, theirs) = pair();
+            let mut blocks: VecDeque<Bytes> = (0..40_u8)
+                .map(|number| Bytes::from(vec![number; usize::from(number % 7) * 9_000]))
+                .collect();
+            let expected: Vec<u8> = blocks.iter().flatten().copied().collect();
+            let (mut received, mut piece, mut partly) = (Vec::new(), vec![0; 1 << 20], false);
+            while received.len() < expected.len() {
+                let before = blocks.iter().map(Bytes::len).sum::<usize>();
+                tcp.try_write(&mut blocks).expect("the other end is there");
+                partly |= !blocks.is_empty() && before > 0;
+                while let Ok((count, _)) = recv(&theirs, &mut piece[..], RecvFlags::DONTWAIT) {
+                    received.extend_from_slice(&piece[..count]);
+                }
+            }
+            assert!(received == expected && blocks.is_empty() && partly);
+            drop(theirs);
+            blocks.push_back(Bytes::from_static(b"x"));
+            assert!(tcp.try_write(&mut blocks).is_err(), "nobody takes it");
+        });
+    }
+
+    #[test]
+    fn a_wait_that_nobody_ended_serves_the_next_who_waits() {
+        run(async {
+            let (tcp, theirs) = pair();
+            let wait = Deadline::after(Duration::from_millis(5)).limit(tcp.readable());
+            assert!(wait.await.is_err() && tcp.is_quiet());
+            for byte in [b"a", b"b"] {
+                send(&theirs, byte, SendFlags::NOSIGNAL).expect("room");
+                tcp.readable().await.expect("a byte is there");
+                assert!(!tcp.is_quiet());
+                let mut buffer = Buffer::small();
+                assert_eq!(tcp.try_read(&mut buffer).expect("a byte"), Some(1));
+                assert!(buffer[..] == byte[..] && tcp.is_quiet());
+            }
+            drop(theirs);
+            tcp.readable().await.expect("an end is something to read");
+            assert!(!tcp.is_quiet());
+        });
+    }
+}
