@@ -111,7 +111,7 @@ impl Tcp {
         }
     }
 
-    /// Writes of `blocks` what the socket takes now, [`BLOCKS_AT_ONCE_MAX`] at most, and takes it off.
+    /// Writes of `blocks` what the socket takes now, 16 at most, and takes it off.
     pub fn try_write(&self, blocks: &mut VecDeque<Bytes>) -> io::Result<()> {
         let mut slices = [IoSlice::new(&[]); BLOCKS_AT_ONCE_MAX];
         for (slice, block) in slices.iter_mut().zip(&*blocks) {
