@@ -19,9 +19,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::machine;
 use crate::pattern::Pattern;
 use crate::ring;
 use crew::Crew;
@@ -124,7 +124,7 @@ fn run_with(
     patience: Duration,
     sample: &mut dyn FnMut(Edge),
 ) -> io::Result<Measured> {
-    raise_descriptor_limit()?;
+    machine::allow_many_files()?;
     let mut runtime = ring::runtime()?;
     let run = Rc::new(Run::new(target)?);
     runtime.block_on(async {
@@ -135,15 +135,6 @@ fn run_with(
     })?;
     let run = Rc::into_inner(run).expect("all tasks have ended");
     Ok(run.measured.into_inner())
-}
-
-fn raise_descriptor_limit() -> io::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    Ok(setrlimit(Resource::Nofile, raised)?)
 }
 
 /// CLOCK_MONOTONIC in nanoseconds, the clock of the origin's events.

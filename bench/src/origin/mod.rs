@@ -33,6 +33,7 @@ pub use fault::plan_answer;
 pub use ledger::{Arrival, EMPTY, Ledger, hash};
 pub use tls::server_config;
 
+use crate::ring;
 use connection::Connection;
 
 /// Connections that may wait to be accepted; the kernel caps it at somaxconn.
@@ -142,13 +143,10 @@ async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, shared: Rc<Shared>
 
 /// On io_uring with the flags that cost least, on epoll where the kernel does not allow that.
 fn runtime() -> io::Result<FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>> {
-    if monoio::utils::detect_uring() {
-        let mut ring = io_uring::IoUring::builder();
-        ring.setup_single_issuer().setup_defer_taskrun();
-        let builder = RuntimeBuilder::<IoUringDriver>::new().uring_builder(ring);
-        if let Ok(runtime) = builder.enable_timer().build() {
-            return Ok(runtime.into());
-        }
+    if monoio::utils::detect_uring()
+        && let Ok(runtime) = ring::runtime()
+    {
+        return Ok(runtime.into());
     }
     let builder = RuntimeBuilder::<LegacyDriver>::new();
     Ok(builder.enable_timer().build()?.into())
