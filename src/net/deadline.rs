@@ -253,11 +253,9 @@ mod tests {
     use crate::net::driver;
 
     fn run(test: impl Future<Output = ()>) {
-        let (mut runtime, _) = driver::build().expect("a runtime");
-        runtime.block_on(test);
+        driver::run(test);
         let waiting = with_alarms(|alarms| alarms.waits.len());
         assert_eq!(waiting, 0, "who waits no more is not in the list");
-        std::mem::forget(runtime);
     }
 
     fn millis(count: u64) -> Duration {

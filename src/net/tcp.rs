@@ -292,19 +292,13 @@ mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
-    use crate::net::driver;
+    use crate::net::driver::run;
 
     /// A connection, and its other end. A socket is a socket: these need no address.
     fn pair() -> (Tcp, OwnedFd) {
         let (family, flags) = (AddressFamily::UNIX, SocketFlags::NONBLOCK);
         let (ours, theirs) = socketpair(family, SocketType::STREAM, flags, None).expect("a pair");
         (Tcp::accepted(ours).expect("a socket"), theirs)
-    }
-
-    fn run(test: impl Future<Output = ()>) {
-        let (mut runtime, _) = driver::build().expect("a runtime");
-        runtime.block_on(test);
-        std::mem::forget(runtime);
     }
 
     #[test]
