@@ -34,9 +34,9 @@ impl<'a> Connection<'a> {
         let (mut close, mut named) = (false, Vec::new());
         for field in fields.iter().filter(|field| is(field, "connection")) {
             for option in list(field.value) {
-                if option.eq_ignore_ascii_case(b"close") {
-                    close = true;
-                } else if !option.eq_ignore_ascii_case(b"keep-alive") {
+                close |= option.eq_ignore_ascii_case(b"close");
+                // The field of this name crosses in no case, and the option is the usual one.
+                if !option.eq_ignore_ascii_case(b"keep-alive") {
                     named.push(option);
                 }
                 if named.len() > CONNECTION_OPTIONS_MAX {
@@ -272,7 +272,7 @@ mod tests {
     fn a_request_keeps_its_fields_and_loses_its_hop() {
         let sent = up(
             "POST /x?y HTTP/1.1\r\nuser-agent: a\r\nhOsT: here\r\nX-A: 1\r\nx-a:2\r\nTE: trailers\r\n\
-             Keep-Alive: 5\r\nConnection: keep-alive, x-B\r\nX-b: 3\r\nExpect: 100-continue\r\n\
+             Keep-Alive: 5\r\nConnection: keep-alive, x-B, close\r\nX-b: 3\r\nClose: 1\r\nExpect: 100-continue\r\n\
              Upgrade: h2c\r\nContent-length: 3\r\nContent-Length: 3\r\nAuthorization: k\r\n\r\n",
             &PLAIN,
         );
