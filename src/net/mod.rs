@@ -11,6 +11,7 @@ pub mod driver;
 pub mod listener;
 pub mod mailbox;
 pub mod resolver;
+pub mod socket;
 pub mod splice;
 pub mod stream;
 pub mod tcp;

@@ -1,10 +1,10 @@
 //! A TCP connection that may be read, written and watched at the same time.
-use std::cell::{Cell, RefCell, UnsafeCell};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -12,8 +12,6 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use monoio::buf::IoBuf;
-use monoio::io::AsyncWriteRent;
-use monoio::net::TcpStream;
 use pin_project_lite::pin_project;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -24,6 +22,7 @@ use rustix::net::{
 
 use crate::net::buffer::Buffer;
 use crate::net::deadline::Deadline;
+use crate::net::socket::Socket;
 
 /// Silence after which a peer is asked whether it is still there, and how it may fail to say so:
 /// dead peers and forgotten NAT entries show after 60 seconds.
@@ -38,7 +37,7 @@ const BLOCKS_AT_ONCE_MAX: usize = 16;
 
 /// A connected socket of this core.
 pub struct Tcp {
-    stream: Rc<Shared>,
+    socket: Rc<Socket>,
     /// The operation behind [`Self::readable`], boxed once for a connection.
     readable: RefCell<Pin<Box<dyn Future<Output = io::Result<()>>>>>,
     nonblocking: Cell<bool>,
@@ -50,30 +49,27 @@ impl Tcp {
     ///
     /// Dropping the future gives up and closes the socket.
     pub async fn connect(addr: SocketAddr, user_timeout: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_addr(addr).await?;
-        let tcp = Self::new(stream);
-        set_options(tcp.as_fd(), Some(user_timeout))?;
+        let tcp = Self::new(Socket::connect(addr).await?);
+        set_options(&tcp, Some(user_timeout))?;
         Ok(tcp)
     }
 
     /// Takes over an accepted socket, which must be non-blocking. Its options come from the listener.
     pub fn accepted(socket: OwnedFd) -> io::Result<Self> {
-        #[allow(clippy::disallowed_types, reason = "only carries the descriptor over")]
-        let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
-        let tcp = Self::new(stream);
+        let tcp = Self::new(Socket::new(socket)?);
         tcp.nonblocking.set(true);
         Ok(tcp)
     }
 
-    fn new(stream: TcpStream) -> Self {
-        let stream = Rc::new(Shared(UnsafeCell::new(stream)));
-        let shared = stream.clone();
+    fn new(socket: Socket) -> Self {
+        let socket = Rc::new(socket);
+        let watched = socket.clone();
         let make = move || {
-            let stream = shared.clone();
-            async move { stream.borrow().readable(false).await }
+            let socket = watched.clone();
+            async move { socket.readable().await }
         };
         Self {
-            stream,
+            socket,
             readable: RefCell::new(Box::pin(Again { make, armed: None })),
             nonblocking: Cell::new(false),
         }
@@ -96,7 +92,7 @@ impl Tcp {
 
     /// Waits until there is room to write.
     pub async fn writable(&self) -> io::Result<()> {
-        self.stream.borrow().writable(false).await
+        self.socket.writable().await
     }
 
     /// Reads what is there into the spare room of `into`, which must not be nothing. `None`: nothing
@@ -173,7 +169,7 @@ impl Tcp {
         async move {
             let length = buf.bytes_init();
             while sent < length {
-                let write = self.stream.borrow_mut().write(buf.slice(sent..length));
+                let write = self.socket.write(buf.slice(sent..length));
                 let (written, slice) = Deadline::after(stall)
                     .limit(write)
                     .await
@@ -222,29 +218,9 @@ impl Tcp {
     }
 }
 
-/// The stream of monoio, which asks for `&mut` to read and write.
-struct Shared(UnsafeCell<TcpStream>);
-
-impl Shared {
-    fn borrow(&self) -> &TcpStream {
-        self.borrow_mut()
-    }
-
-    #[allow(unsafe_code, reason = "see SAFETY")]
-    #[allow(clippy::mut_from_ref, reason = "the same")]
-    fn borrow_mut(&self) -> &mut TcpStream {
-        // SAFETY: `Shared` is not `Sync`, so all calls come from one thread. monoio's write and poll
-        // only clone the stream's descriptor handle before they suspend and never change the stream:
-        // monoio states the same by `unsafe impl Split for TcpStream`.
-        unsafe { &mut *self.0.get() }
-    }
-}
-
 impl AsFd for Tcp {
-    #[allow(unsafe_code, reason = "monoio's stream implements AsRawFd only")]
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the stream, which `self` owns.
-        unsafe { BorrowedFd::borrow_raw(self.stream.borrow().as_raw_fd()) }
+        self.socket.as_fd()
     }
 }
 
