@@ -8,6 +8,7 @@
 //! ```
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::downstream::body;
@@ -19,6 +20,7 @@ use crate::http1::framing::Framing;
 use crate::http1::head::Version;
 use crate::net::buffer::Buffer;
 use crate::net::drain::Drain;
+use crate::net::quota::Quota;
 use crate::net::tcp::Tcp;
 use crate::net::{Instant, select, sleep};
 use crate::refusal::Refusal;
@@ -33,6 +35,9 @@ use crate::upstream::response::Fault;
 /// Interim responses before the final one: more is an upstream out of its mind.
 const INTERIM_MAX: u32 = 32;
 
+/// How long a client beyond `MAX_CLIENT_CONNECTIONS` may take to say what it wants.
+const TURNED_AWAY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What the tasks of one core share.
 pub struct Core {
     /// The settings.
@@ -43,31 +48,39 @@ pub struct Core {
     pub drain: Drain,
     /// The ids of log lines.
     pub ids: Ids,
+    /// What request bodies may hold.
+    pub bodies: Rc<Quota>,
 }
 
-/// Serves one client's connection until either side has had enough.
-pub async fn serve(core: &Core, tcp: Tcp) {
-    let client = Client {
+/// Serves one client's connection until either side has had enough. `turned_away`: there are too many
+/// connections for this one to have a request forwarded.
+pub async fn serve(core: &Core, tcp: Tcp, turned_away: bool) {
+    let mut client = Client {
         tcp,
         limits: core.config.client.clone(),
+        bodies: core.bodies.clone(),
     };
+    if turned_away {
+        let limit = &mut client.limits.header_timeout;
+        *limit = TURNED_AWAY_HEADER_TIMEOUT.min(*limit);
+    }
     let mut input = Buffer::empty();
     let mut first = true;
     loop {
-        let answered =
-            match request::next(&client, &mut input, &core.config, &core.drain, first).await {
-                Next::Nothing => return,
-                Next::Request(request) => exchange(core, &client, &mut input, request).await,
-                Next::Refused(refusal, named) => {
-                    let mut record = Record::new(&core.ids, &named.method, &named.path);
-                    refuse(
-                        Unanswered::new(&client, named.method == "HEAD", false),
-                        &refusal,
-                        &mut record,
-                    )
-                    .await
-                }
-            };
+        let next = request::next(&client, &mut input, &core.config, &core.drain, first).await;
+        let next = match turned_away {
+            true => next.turned_away(),
+            false => next,
+        };
+        let answered = match next {
+            Next::Nothing => return,
+            Next::Request(request) => exchange(core, &client, &mut input, request).await,
+            Next::Refused(refusal, named) => {
+                let mut record = Record::new(&core.ids, &named.method, &named.path);
+                let reply = Unanswered::new(&client, named.method == "HEAD", false);
+                refuse(reply, &refusal, &mut record).await
+            }
+        };
         if !answered.keep_alive {
             if answered.lingers {
                 client.linger().await;

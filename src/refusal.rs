@@ -19,6 +19,8 @@ pub enum Refusal {
     UriTooLong,
     /// The head is too large.
     FieldsTooLarge,
+    /// A limit of the whole process is reached: what there is too much of, and its setting.
+    Overloaded(&'static str, &'static str),
     /// A WebSocket handshake.
     UpgradeRequired,
     /// No complete response head in time.
@@ -75,6 +77,11 @@ impl Refusal {
                 (431, "Request Header Fields Too Large"),
                 "header_fields_too_large",
                 "the head exceeds 64 KiB or 128 fields".to_owned(),
+            ),
+            Self::Overloaded(what, setting) => (
+                (503, "Service Unavailable"),
+                "overloaded",
+                format!("this proxy holds as many {what} as it may ({setting}); try again"),
             ),
             Self::UpgradeRequired => (
                 (426, "Upgrade Required"),

@@ -22,6 +22,8 @@ impl Config {
             upstream,
             attempts,
             client,
+            client_connections_max,
+            buffered_bytes_max,
             access_token,
             stream_idle_timeout,
             drain_timeout,
@@ -41,6 +43,8 @@ impl Config {
         lines.extend(attempts.effective());
         lines.extend(client.effective());
         lines.extend([
+            ("MAX_CLIENT_CONNECTIONS", client_connections_max.to_string()),
+            ("MAX_BUFFERED_BYTES", buffered_bytes_max.to_string()),
             (
                 "STREAM_IDLE_TIMEOUT_SECONDS",
                 seconds_or_none(*stream_idle_timeout),

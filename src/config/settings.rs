@@ -110,6 +110,16 @@ pub const SETTINGS: &[Setting] = &[
         "Largest request body.",
     ),
     setting(
+        "MAX_BUFFERED_BYTES",
+        "1073741824",
+        "All request bodies held at the same time; one too many is refused with 503.",
+    ),
+    setting(
+        "MAX_CLIENT_CONNECTIONS",
+        "10000",
+        "Connections of clients at the same time; requests on more are refused with 503.",
+    ),
+    setting(
         "UPSTREAM_CA_FILE",
         UNSET,
         "PEM file with roots added to the built-in ones. While unset, SSL_CERT_FILE is honoured \

@@ -116,9 +116,11 @@ impl<'c> Unanswered<'c> {
         ];
         let closes = refusal.closes();
         let upgrade = matches!(refusal, Refusal::UpgradeRequired);
+        let overloaded = matches!(refusal, Refusal::Overloaded(..));
         let more = [
             (sends > 0).then(|| ("x-codex-reset-proxy-attempts", sends.to_string())),
             upgrade.then(|| ("Upgrade", "websocket".to_owned())),
+            overloaded.then(|| ("Retry-After", "1".to_owned())),
         ];
         let fields: Vec<_> = fields
             .into_iter()

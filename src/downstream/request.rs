@@ -34,6 +34,23 @@ pub enum Next {
     Nothing,
 }
 
+impl Next {
+    /// What becomes of it on a connection beyond `MAX_CLIENT_CONNECTIONS`: only health is told.
+    pub fn turned_away(self) -> Self {
+        match self {
+            Self::Request(mut request) if request.kind == Kind::Health => {
+                request.keep_alive = false;
+                Self::Request(request)
+            }
+            Self::Request(request) => Self::Refused(
+                Refusal::Overloaded("connections of clients", "MAX_CLIENT_CONNECTIONS"),
+                request.named,
+            ),
+            next => next,
+        }
+    }
+}
+
 /// A request as a log line names it.
 pub struct Named {
     /// The method.

@@ -20,6 +20,7 @@ mod healthy;
 mod hostile;
 mod logs;
 mod operation;
+mod overload;
 mod pool;
 mod refusals;
 mod retry;
