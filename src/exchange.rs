@@ -6,6 +6,7 @@
 //!                    upstream commit: first byte read      |
 //!                                       downstream commit: first byte sent
 //! ```
+use std::future::pending;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -119,7 +120,7 @@ async fn exchange(
     let mut left = pin!(client.left());
     let mut left: Left<'_> = left.as_mut();
     let attempted = {
-        let attempt = pin!(attempt(core, replayable, &mut record));
+        let attempt = pin!(attempt(core, client, replayable, &mut record));
         select! {
             // An answer that is here counts, even for a client that is about to leave.
             biased;
@@ -154,6 +155,7 @@ async fn exchange(
 )]
 fn attempt(
     core: &Core,
+    client: &Client,
     mut request: Replayable,
     record: &mut Record<'_>,
 ) -> impl Future<Output = Result<Committed, Failure>> {
@@ -163,6 +165,11 @@ fn attempt(
         let mut stale_may_be_free = attempts.max > 1 || request.is_idempotent();
         let (mut attempt, mut fresh) = (1, false);
         loop {
+            if fresh && client.tcp.has_hung_up() {
+                // Who watches the client looks only now and then where it has sent ahead: this ends
+                // when that is seen.
+                pending::<()>().await;
+            }
             let last = attempt == attempts.max;
             let started = Instant::now();
             let (limits, sends) = (limits(core, last), &mut record.sends);
