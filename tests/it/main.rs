@@ -29,6 +29,7 @@ mod splice;
 mod sse;
 mod stage;
 mod support;
+mod syscalls;
 mod tidy;
 mod tls;
 mod tls_records;
