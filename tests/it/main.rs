@@ -33,3 +33,4 @@ mod support;
 mod tidy;
 mod tls;
 mod tls_records;
+mod tunnel;
