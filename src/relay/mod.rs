@@ -1,6 +1,7 @@
 //! Bytes after both commits: they follow the framing to the message's end, or break off visibly.
 mod body;
 mod splice;
+pub mod tunnel;
 
 use std::fmt;
 use std::io;

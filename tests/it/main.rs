@@ -35,3 +35,4 @@ mod syscalls;
 mod tidy;
 mod tls;
 mod tls_records;
+mod tunnel;
