@@ -3,13 +3,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, Shutdown, SocketFlags, SocketType, accept_with, bind, listen, shutdown,
-    socket_with, sockopt,
-};
+use rustix::net::{Shutdown, SocketFlags, accept_with, bind, listen, shutdown, sockopt};
 
 use crate::net::socket::Socket;
-use crate::net::tcp::{Tcp, set_options};
+use crate::net::tcp::{Tcp, set_options, socket};
 
 /// Connections that may wait to be accepted, of each core; the kernel caps it at somaxconn.
 const BACKLOG: i32 = 4096;
@@ -31,12 +28,7 @@ pub fn bind_all(addr: SocketAddr, count: usize) -> io::Result<Vec<StdTcpListener
 }
 
 fn bind_one(addr: SocketAddr, share: bool) -> io::Result<StdTcpListener> {
-    let family = match addr {
-        SocketAddr::V4(_) => AddressFamily::INET,
-        SocketAddr::V6(_) => AddressFamily::INET6,
-    };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    let socket = socket(addr)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, share)?;
     set_options(&socket, None)?;
@@ -74,7 +66,7 @@ impl Listener {
     pub fn try_accept(&self) -> io::Result<Option<Tcp>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         match accept_with(&self.0, flags) {
-            Ok(socket) => Tcp::accepted(socket).map(Some),
+            Ok(socket) => Tcp::new(socket).map(Some),
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -5,7 +5,6 @@
 )]
 use std::cell::UnsafeCell;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use monoio::BufResult;
@@ -17,12 +16,6 @@ use monoio::net::TcpStream;
 pub struct Socket(UnsafeCell<TcpStream>);
 
 impl Socket {
-    /// Connects to `addr`. Dropping the future gives up and closes the socket.
-    pub async fn connect(addr: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_addr(addr).await?;
-        Ok(Self(UnsafeCell::new(stream)))
-    }
-
     /// Takes over `socket`, which must be non-blocking.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         #[allow(clippy::disallowed_types, reason = "only carries the descriptor over")]
