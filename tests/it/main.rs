@@ -30,6 +30,7 @@ mod soak;
 mod splice;
 mod sse;
 mod stage;
+mod supply;
 mod support;
 mod syscalls;
 mod tidy;
