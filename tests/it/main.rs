@@ -29,6 +29,7 @@ mod soak;
 mod splice;
 mod sse;
 mod stage;
+mod stalled;
 mod support;
 mod syscalls;
 mod tidy;
