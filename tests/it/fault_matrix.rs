@@ -173,7 +173,7 @@ fn judge(case: &Case, client: &mut Client) {
         Err(cut) => {
             assert_eq!(law, Broken, "{case:?}: {cut:?}");
             assert_eq!(cut.head.expect("a head").status(), 200, "{case:?}");
-            let whole = [&BODY[..], GARBAGE].concat();
+            let whole = [BODY, GARBAGE].concat();
             let from = |body: &[u8]| case.fault == Garbage || whole.starts_with(body);
             assert!(from(&cut.body), "{case:?}: {:?}", cut.body);
             return;

@@ -9,10 +9,12 @@
 )]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
+mod addresses;
 mod bodies;
 mod client_leaves;
 mod commit;
 mod cut;
+mod descriptors;
 mod fault_matrix;
 mod faults;
 mod framing_request;
@@ -35,3 +37,4 @@ mod syscalls;
 mod tidy;
 mod tls;
 mod tls_records;
+mod upstream_dies;
