@@ -23,7 +23,9 @@ use crate::net::drain::Drain;
 use crate::net::driver::{self, Chosen, Runtime};
 use crate::net::listener::{Listener, bind_all};
 use crate::net::mailbox::{Mailbox, Notice, Receiver, Sender, mailbox};
+use crate::net::quota::{Quota, Taken};
 use crate::net::resolver::{self, Addresses, Refresh};
+use crate::net::splice;
 use crate::net::tcp::Tcp;
 use crate::net::tls::TlsSettings;
 use crate::net::{Instant, select, sleep, spawn};
@@ -34,6 +36,9 @@ use crate::upstream::connection::Upstream;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often such an error is worth a line.
 const ACCEPT_WARN_INTERVAL: Duration = Duration::from_secs(5);
+/// Connections of a core, beyond `MAX_CLIENT_CONNECTIONS`, whose clients are told so at the same time.
+/// What comes on top is closed without a word.
+const TURNED_AWAY_MAX: u64 = 256;
 /// Connections accepted before the tasks that serve them get their turn.
 const ACCEPT_BURST: usize = 64;
 /// How often idle connections are looked at, each of which is looked at again when it is taken, and
@@ -118,9 +123,13 @@ fn start_all(
         config.upstream.port,
         mailboxes.clone(),
     )?;
+    let places = Quota::share(config.client_connections_max, config.workers);
+    let bodies = Quota::share(config.buffered_bytes_max, config.workers);
+    let quotas = places.into_iter().zip(bodies);
     let (started, starts) = mpsc::channel();
     let mut threads = Vec::new();
-    for (index, (listener, mailbox)) in listeners.into_iter().zip(receivers).enumerate() {
+    let seats = listeners.into_iter().zip(receivers).zip(quotas);
+    for (index, ((listener, mailbox), (places, bodies))) in seats.enumerate() {
         let seat = Seat {
             config: config.clone(),
             listener,
@@ -128,6 +137,8 @@ fn start_all(
             refresh: refresh.clone(),
             tls: tls.cloned(),
             connections_max: share(config.upstream.connections_max, config.workers, index),
+            places,
+            bodies,
         };
         let started = started.clone();
         let thread = thread::Builder::new().name(format!("worker-{index}"));
@@ -202,6 +213,8 @@ struct Seat {
     refresh: Refresh,
     tls: Option<TlsSettings>,
     connections_max: usize,
+    places: Quota,
+    bodies: Quota,
 }
 
 impl Seat {
@@ -230,21 +243,28 @@ impl Seat {
             upstream: Upstream::new(config.clone(), addresses, self.tls, self.connections_max),
             drain: Drain::default(),
             ids: Ids::default(),
+            bodies: Rc::new(self.bodies),
             config,
         });
         let (tidied, told) = (core.clone(), core.clone());
         spawn(caught(tidy(tidied)));
         spawn(caught(hear(mailbox, told)));
-        let open = Rc::new(Cell::new(0_usize));
-        accept(&core, &listener, &open).await;
+        let door = Door {
+            core: core.clone(),
+            places: Rc::new(self.places),
+            turned_away: Quota::of_core(TURNED_AWAY_MAX),
+            open: Rc::new(Cell::new(0)),
+            warned: Cell::new(None),
+        };
+        door.accept(&listener).await;
         listener.close();
         let deadline = Deadline::after(core.config.drain_timeout);
-        while open.get() > 0 && !deadline.has_passed() {
+        while door.open.get() > 0 && !deadline.has_passed() {
             sleep(DRAIN_LOOK).await;
         }
-        if open.get() > 0 {
+        if door.open.get() > 0 {
             warn!(
-                connections = open.get(),
+                connections = door.open.get(),
                 "drain time is over, closing what is left"
             );
         }
@@ -257,6 +277,7 @@ async fn tidy(core: Rc<Core>) {
         sleep(TIDY_INTERVAL).await;
         core.upstream.tidy();
         buffer::trim();
+        splice::trim();
     }
 }
 
@@ -269,44 +290,80 @@ async fn hear(mut mailbox: Mailbox, core: Rc<Core>) {
     }
 }
 
-/// Accepts until the core drains, and then what is already in the queue: closing a listener resets
-/// what waits there.
-async fn accept(core: &Rc<Core>, listener: &Listener, open: &Rc<Cell<usize>>) {
-    let mut warned: Option<Instant> = None;
-    while !core.drain.has_started() {
-        select! {
-            biased;
-            () = core.drain.started() => (),
-            _ = listener.readable() => (), // an error shows at the accept
-        }
-        for _ in 0..ACCEPT_BURST {
-            match listener.try_accept() {
-                Ok(Some(tcp)) => start(core, tcp, open),
-                Ok(None) => break,
-                Err(error) => {
-                    if warned.is_none_or(|at| at.elapsed() > ACCEPT_WARN_INTERVAL) {
-                        warned = Some(Instant::now());
-                        warn!(%error, open = open.get(), "cannot accept for now");
+/// Where clients come in.
+struct Door {
+    core: Rc<Core>,
+    /// `MAX_CLIENT_CONNECTIONS`.
+    places: Rc<Quota>,
+    turned_away: Rc<Quota>,
+    /// Connections that a task of this core serves.
+    open: Rc<Cell<usize>>,
+    warned: Cell<Option<Instant>>,
+}
+
+impl Door {
+    /// Accepts until the core drains, and then what is already in the queue: closing a listener resets
+    /// what waits there.
+    async fn accept(&self, listener: &Listener) {
+        let drain = &self.core.drain;
+        while !drain.has_started() {
+            select! {
+                biased;
+                () = drain.started() => (),
+                _ = listener.readable() => (), // an error shows at the accept
+            }
+            for _ in 0..ACCEPT_BURST {
+                match listener.try_accept() {
+                    Ok(Some(tcp)) => self.admit(tcp),
+                    Ok(None) => break,
+                    Err(error) => {
+                        self.warn(&format!("cannot accept for now: {error}"));
+                        sleep(ACCEPT_PAUSE).await;
+                        break;
                     }
-                    sleep(ACCEPT_PAUSE).await;
-                    break;
                 }
             }
         }
-    }
-    while let Ok(Some(tcp)) = listener.try_accept() {
-        start(core, tcp, open);
-    }
-}
-
-/// Serves a connection in a task of its own. A panic ends that task and its connection.
-fn start(core: &Rc<Core>, tcp: Tcp, open: &Rc<Cell<usize>>) {
-    let (core, open) = (core.clone(), open.clone());
-    open.set(open.get() + 1);
-    spawn(async move {
-        if let Err(panic) = caught(serve(&core, tcp)).await {
-            error!(panic, "a connection's task has panicked and is closed");
+        while let Ok(Some(tcp)) = listener.try_accept() {
+            self.admit(tcp);
         }
-        open.set(open.get() - 1);
-    });
+    }
+
+    fn admit(&self, tcp: Tcp) {
+        if let Some(place) = Taken::one(&self.places) {
+            self.start(tcp, place, false);
+        } else if let Some(place) = Taken::one(&self.turned_away) {
+            self.warn(
+                "no more connections (MAX_CLIENT_CONNECTIONS), refusing requests on new ones",
+            );
+            self.start(tcp, place, true);
+        } else {
+            self.warn("too many connections to refuse, closing new ones (MAX_CLIENT_CONNECTIONS)");
+        }
+    }
+
+    /// Serves a connection in a task of its own. A panic ends that task and its connection.
+    fn start(&self, tcp: Tcp, place: Taken, turned_away: bool) {
+        let (core, open) = (self.core.clone(), self.open.clone());
+        open.set(open.get() + 1);
+        spawn(async move {
+            if let Err(panic) = caught(serve(&core, tcp, turned_away)).await {
+                error!(panic, "a connection's task has panicked and is closed");
+            }
+            open.set(open.get() - 1);
+            drop(place);
+        });
+    }
+
+    /// Says what keeps clients out, now and then.
+    fn warn(&self, what: &str) {
+        if self
+            .warned
+            .get()
+            .is_none_or(|at| at.elapsed() > ACCEPT_WARN_INTERVAL)
+        {
+            self.warned.set(Some(Instant::now()));
+            warn!(open = self.open.get(), "{what}");
+        }
+    }
 }

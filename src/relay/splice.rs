@@ -27,7 +27,7 @@ impl Relay {
             return Ok(());
         };
         let Ok(mut pipe) = Pipe::take() else {
-            self.no_pipe = true; // no descriptors left: the other way needs none
+            self.no_pipe = true; // the other way needs none
             return Ok(());
         };
         let to = answering.tcp();

@@ -256,6 +256,16 @@ impl Peer {
         (Instant::now(), count)
     }
 
+    /// Sends and receives so much of the pattern at the same time.
+    pub fn both_ways(&mut self, pattern: Pattern, length: usize) {
+        self.wire().both_ways(pattern, length);
+    }
+
+    /// The proxy sends nothing more; it may still be sent to.
+    pub fn ends(&mut self) {
+        self.wire().ends();
+    }
+
     /// Reads nothing more until the test is over.
     pub fn is_deaf(&mut self) {
         let mut fds = [PollFd::new(&self.stopped, PollFlags::IN)];
