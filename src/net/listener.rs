@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags, accept_with, bind, listen, shutdown, sockopt};
 
 use crate::net::socket::Socket;
-use crate::net::tcp::{Tcp, set_options, socket};
+use crate::net::tcp::{Tcp, set_options, socket, waited};
 
 /// Connections that may wait to be accepted, of each core; the kernel caps it at somaxconn.
 const BACKLOG: i32 = 4096;
@@ -50,7 +50,7 @@ impl Listener {
 
     /// Waits until there is a connection to accept.
     pub async fn readable(&self) -> io::Result<()> {
-        self.0.readable().await
+        waited(|| self.0.readable()).await
     }
 
     /// Refuses connections from now on. Dropping the listener would do so only when the ring is next

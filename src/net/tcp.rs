@@ -21,7 +21,7 @@ use rustix::net::{
 };
 
 use crate::net::buffer::Buffer;
-use crate::net::deadline::Deadline;
+use crate::net::deadline::{Deadline, sleep};
 use crate::net::socket::Socket;
 
 /// Silence after which a peer is asked whether it is still there, and how it may fail to say so:
@@ -29,6 +29,9 @@ use crate::net::socket::Socket;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
+
+/// After a wait that failed.
+const ERROR_PAUSE: Duration = Duration::from_millis(1);
 
 /// From so many bytes on it pays to write them at once.
 const AT_ONCE_BYTES_MIN: usize = 32 << 10;
@@ -81,12 +84,7 @@ impl Tcp {
     /// The operation behind it outlives who waits: it is one operation that sees a client leave during
     /// an exchange and its next request come after it. One task at a time: the last one to wait is woken.
     pub async fn readable(&self) -> io::Result<()> {
-        loop {
-            match poll_fn(|cx| self.readable.borrow_mut().as_mut().poll(cx)).await {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (), // by a signal
-                ready => return ready,
-            }
-        }
+        waited(|| poll_fn(|cx| self.readable.borrow_mut().as_mut().poll(cx))).await
     }
 
     /// Whether nothing has arrived: neither a byte nor an end nor an error.
@@ -97,12 +95,7 @@ impl Tcp {
 
     /// Waits until there is room to write.
     pub async fn writable(&self) -> io::Result<()> {
-        loop {
-            match self.socket.writable().await {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (), // by a signal
-                ready => return ready,
-            }
-        }
+        waited(|| self.socket.writable()).await
     }
 
     /// Reads what is there into the spare room of `into`, which must not be nothing. `None`: nothing
@@ -249,6 +242,20 @@ impl<M: Fn() -> F, F: Future> Future for Again<M, F> {
             this.armed.set(Some((this.make)()));
         }
     }
+}
+
+/// Waits again after a signal. Another error is the machine's and says nothing of the connection: who
+/// waits again must not keep the core by it.
+pub(super) async fn waited<F: Future<Output = io::Result<()>>>(
+    wait: impl Fn() -> F,
+) -> io::Result<()> {
+    while let Err(error) = wait().await {
+        sleep(ERROR_PAUSE).await;
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// A socket for `addr`, or for a peer there; splice(2) on it returns instead of waiting only where it

@@ -9,10 +9,12 @@
 )]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
+mod addresses;
 mod bodies;
 mod client_leaves;
 mod commit;
 mod cut;
+mod descriptors;
 mod fault_matrix;
 mod faults;
 mod framing_request;
@@ -30,6 +32,7 @@ mod soak;
 mod splice;
 mod sse;
 mod stage;
+mod stalled;
 mod supply;
 mod support;
 mod syscalls;
@@ -37,3 +40,4 @@ mod tidy;
 mod tls;
 mod tls_records;
 mod tunnel;
+mod upstream_dies;

@@ -3,6 +3,7 @@
 mod bodies;
 mod client;
 pub mod load;
+pub mod names;
 pub mod net;
 mod origin;
 mod peer;
