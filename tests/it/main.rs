@@ -19,6 +19,7 @@ mod framing_response;
 mod healthy;
 mod hostile;
 mod logs;
+mod model;
 mod operation;
 mod pool;
 mod refusals;
