@@ -22,6 +22,7 @@ mod framing_response;
 mod healthy;
 mod hostile;
 mod logs;
+mod model;
 mod operation;
 mod overload;
 mod pool;
