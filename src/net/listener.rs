@@ -5,11 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use monoio::net::TcpListener;
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
-};
+use rustix::net::{SocketFlags, accept_with, bind, listen, sockopt};
 
-use crate::net::tcp::{Tcp, set_options};
+use crate::net::tcp::{Tcp, set_options, socket};
 
 /// Connections that may wait to be accepted, of each core; the kernel caps it at somaxconn.
 const BACKLOG: i32 = 4096;
@@ -31,12 +29,7 @@ pub fn bind_all(addr: SocketAddr, count: usize) -> io::Result<Vec<StdTcpListener
 }
 
 fn bind_one(addr: SocketAddr, share: bool) -> io::Result<StdTcpListener> {
-    let family = match addr {
-        SocketAddr::V4(_) => AddressFamily::INET,
-        SocketAddr::V6(_) => AddressFamily::INET6,
-    };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    let socket = socket(addr)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, share)?;
     set_options(&socket, None)?;
@@ -74,7 +67,7 @@ impl Listener {
     pub fn try_accept(&self) -> io::Result<Option<Tcp>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         match accept_with(self.as_fd(), flags) {
-            Ok(socket) => Tcp::accepted(socket).map(Some),
+            Ok(socket) => Tcp::new(socket).map(Some),
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -10,6 +10,7 @@ pub mod drain;
 pub mod driver;
 pub mod listener;
 pub mod mailbox;
+pub mod quota;
 pub mod resolver;
 pub mod splice;
 pub mod stream;

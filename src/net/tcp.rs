@@ -1,5 +1,5 @@
 //! A TCP connection that may be read, written and watched at the same time.
-use std::cell::{Cell, RefCell, UnsafeCell};
+use std::cell::{RefCell, UnsafeCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -16,10 +16,10 @@ use monoio::io::AsyncWriteRent;
 use monoio::net::TcpStream;
 use pin_project_lite::pin_project;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, sockopt,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
+    recv, send, sendmsg, socket_with, sockopt,
 };
 
 use crate::net::buffer::Buffer;
@@ -41,7 +41,6 @@ pub struct Tcp {
     stream: Rc<Shared>,
     /// The operation behind [`Self::readable`], boxed once for a connection.
     readable: RefCell<Pin<Box<dyn Future<Output = io::Result<()>>>>>,
-    nonblocking: Cell<bool>,
 }
 
 impl Tcp {
@@ -50,33 +49,33 @@ impl Tcp {
     ///
     /// Dropping the future gives up and closes the socket.
     pub async fn connect(addr: SocketAddr, user_timeout: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_addr(addr).await?;
-        let tcp = Self::new(stream);
-        set_options(tcp.as_fd(), Some(user_timeout))?;
+        // Not by monoio, which loses the descriptor where epoll(7) takes no more of them.
+        let socket = socket(addr)?;
+        set_options(&socket, Some(user_timeout))?;
+        match rustix::net::connect(&socket, &addr) {
+            Ok(()) | Err(Errno::INPROGRESS) => (),
+            Err(error) => return Err(error.into()),
+        }
+        let tcp = Self::new(socket)?;
+        tcp.writable().await?;
+        sockopt::socket_error(&tcp)??;
         Ok(tcp)
     }
 
-    /// Takes over an accepted socket, which must be non-blocking. Its options come from the listener.
-    pub fn accepted(socket: OwnedFd) -> io::Result<Self> {
+    /// Takes over a socket, which must be non-blocking.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
         #[allow(clippy::disallowed_types, reason = "only carries the descriptor over")]
         let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
-        let tcp = Self::new(stream);
-        tcp.nonblocking.set(true);
-        Ok(tcp)
-    }
-
-    fn new(stream: TcpStream) -> Self {
         let stream = Rc::new(Shared(UnsafeCell::new(stream)));
         let shared = stream.clone();
         let make = move || {
             let stream = shared.clone();
             async move { stream.borrow().readable(false).await }
         };
-        Self {
+        Ok(Self {
             stream,
             readable: RefCell::new(Box::pin(Again { make, armed: None })),
-            nonblocking: Cell::new(false),
-        }
+        })
     }
 
     /// Waits until there are bytes to read, the peer has closed its side, or the connection is
@@ -85,7 +84,12 @@ impl Tcp {
     /// The operation behind it outlives who waits: it is one operation that sees a client leave during
     /// an exchange and its next request come after it. One task at a time: the last one to wait is woken.
     pub async fn readable(&self) -> io::Result<()> {
-        poll_fn(|cx| self.readable.borrow_mut().as_mut().poll(cx)).await
+        loop {
+            match poll_fn(|cx| self.readable.borrow_mut().as_mut().poll(cx)).await {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (), // by a signal
+                ready => return ready,
+            }
+        }
     }
 
     /// Whether nothing has arrived: neither a byte nor an end nor an error.
@@ -96,7 +100,12 @@ impl Tcp {
 
     /// Waits until there is room to write.
     pub async fn writable(&self) -> io::Result<()> {
-        self.stream.borrow().writable(false).await
+        loop {
+            match self.stream.borrow().writable(false).await {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => (), // by a signal
+                ready => return ready,
+            }
+        }
     }
 
     /// Reads what is there into the spare room of `into`, which must not be nothing. `None`: nothing
@@ -191,7 +200,7 @@ impl Tcp {
     /// Whether the peer has closed its side or the connection is broken, bytes still unread or not.
     pub fn has_hung_up(&self) -> bool {
         let mut fds = [PollFd::new(self, PollFlags::RDHUP)];
-        match poll(&mut fds, Some(&Timespec::default())) {
+        match retry_on_intr(|| poll(&mut fds, Some(&Timespec::default()))) {
             Ok(_) => !fds[0].revents().is_empty(),
             Err(_) => true,
         }
@@ -211,14 +220,6 @@ impl Tcp {
     /// Makes closing send RST instead of FIN.
     pub fn reset_on_close(&self) {
         let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO));
-    }
-
-    /// Makes splice(2) on this socket return instead of waiting; tcp(7) sockets heed only O_NONBLOCK.
-    pub fn set_nonblocking(&self) -> io::Result<()> {
-        if !self.nonblocking.replace(true) {
-            fcntl_setfl(self, fcntl_getfl(self)? | OFlags::NONBLOCK)?;
-        }
-        Ok(())
     }
 }
 
@@ -273,6 +274,17 @@ impl<M: Fn() -> F, F: Future> Future for Again<M, F> {
     }
 }
 
+/// A socket for `addr`, or for a peer there; splice(2) on it returns instead of waiting only where it
+/// is non-blocking itself.
+pub fn socket(addr: SocketAddr) -> io::Result<OwnedFd> {
+    let family = match addr {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
 /// Options of a connection; set on a listener, its connections inherit them.
 pub fn set_options(socket: impl AsFd, user_timeout: Option<Duration>) -> io::Result<()> {
     sockopt::set_tcp_nodelay(&socket, true)?;
@@ -289,7 +301,7 @@ pub fn set_options(socket: impl AsFd, user_timeout: Option<Duration>) -> io::Res
 
 #[cfg(test)]
 mod tests {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use rustix::net::socketpair;
 
     use super::*;
     use crate::net::driver::run;
@@ -298,7 +310,7 @@ mod tests {
     fn pair() -> (Tcp, OwnedFd) {
         let (family, flags) = (AddressFamily::UNIX, SocketFlags::NONBLOCK);
         let (ours, theirs) = socketpair(family, SocketType::STREAM, flags, None).expect("a pair");
-        (Tcp::accepted(ours).expect("a socket"), theirs)
+        (Tcp::new(ours).expect("a socket"), theirs)
     }
 
     #[test]

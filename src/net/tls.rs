@@ -172,6 +172,14 @@ impl Tls {
         matches!(self.try_read(&mut Buffer::small()), Ok(None))
     }
 
+    /// Says close_notify and FIN; the peer may go on.
+    pub async fn close_write(&self, stall: Duration) -> io::Result<()> {
+        self.session.borrow_mut().send_close_notify();
+        self.flush(stall).await?;
+        self.tcp.close_write();
+        Ok(())
+    }
+
     /// Says close_notify, if it can be said at once, and ends both directions.
     pub fn close(&self) {
         let mut session = self.session.borrow_mut();

@@ -1,9 +1,11 @@
 //! Bytes after both commits: they follow the framing to the message's end, or break off visibly.
 mod body;
 mod splice;
+pub mod tunnel;
 
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::downstream::client::Left;
@@ -12,6 +14,7 @@ use crate::http1::framing::Framing;
 use crate::net::buffer::Buffer;
 use crate::net::deadline::Deadline;
 use crate::net::driver::yield_to_others;
+use crate::net::quota::{Quota, Taken};
 use crate::net::select;
 use crate::relay::body::Body;
 use crate::upstream::connection::Connection;
@@ -23,6 +26,12 @@ const YIELD_BYTES: u64 = 1 << 20;
 /// as soon as it has its last event, and the end of that response saves the connection.
 const DRAIN: Duration = Duration::from_millis(100);
 const DRAIN_BYTES_MAX: usize = 64 << 10;
+/// Responses that a core follows so at the same time; a crowd that leaves saves no connections.
+const DRAINS_MAX: u64 = 64;
+
+thread_local! {
+    static DRAINS: Rc<Quota> = Quota::of_core(DRAINS_MAX);
+}
 
 /// A response body on its way.
 pub struct Relay {
@@ -270,6 +279,9 @@ impl Relay {
 
     /// Follows the response a little further for nobody; whether it came to its end.
     async fn drain(&mut self) -> bool {
+        let Some(_place) = DRAINS.with(Taken::one) else {
+            return self.ended;
+        };
         let deadline = Deadline::after(DRAIN);
         let mut bytes = 0;
         while !self.ended && bytes < DRAIN_BYTES_MAX {

@@ -294,8 +294,9 @@ fn start(request: &Replayable, stream: &Rc<Stream>, stall: Duration) -> (Start, 
         done: Rc::new(Cell::new(false)),
         stream: stream.clone(),
     };
-    let (stream, done) = (stream.clone(), guard.done.clone());
+    let (stream, done, taken) = (stream.clone(), guard.done.clone(), request.taken.clone());
     let send = async move {
+        let _taken = taken;
         for block in blocks {
             let written = stream.write(&block, stall).await;
             if let Err(error) = written {

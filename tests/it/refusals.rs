@@ -434,16 +434,3 @@ fn a_refused_request_leaves_the_next_connection_untouched() {
     assert_eq!(Client::connect(&proxy).exchange(get("/")).status(), 200);
     assert_eq!(origin.request(1).head.line(), "GET / HTTP/1.1");
 }
-
-#[test]
-fn a_websocket_handshake_is_answered_with_426_so_that_codex_takes_post() {
-    let origin = Origin::plays([]);
-    let proxy = Proxy::start(&origin, &[]);
-    let mut client = Client::connect(&proxy);
-    let response = client.exchange(
-        "GET /v1/responses HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-    );
-    assert_eq!(response.status(), 426);
-    assert_eq!(response.head.field("upgrade").unwrap(), "websocket");
-}

@@ -2,6 +2,7 @@
 //! Plain blocking sockets and no code of the crate, so that both cannot share a mistake.
 mod bodies;
 mod client;
+pub mod load;
 pub mod net;
 mod origin;
 mod peer;
@@ -15,7 +16,7 @@ pub use client::{Client, Cut};
 pub use net::{Vacant, full_backlog};
 pub use origin::{Act, Origin, act, answers, closes, hangs, resets};
 pub use peer::Peer;
-pub use proxy::{Proxy, run};
+pub use proxy::{Proxy, run, run_by};
 pub use tls::Authority;
 pub use wire::{Response, fields_without};
 

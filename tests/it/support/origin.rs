@@ -128,6 +128,16 @@ impl Origin {
         Self::start(listener(), script, Some(authority.server()))
     }
 
+    /// The same with a server's configuration of its own.
+    pub fn serves_tls_with(
+        config: Arc<ServerConfig>,
+        max: usize,
+        play: impl Fn(&mut Peer) + Send + Sync + 'static,
+    ) -> Self {
+        let script = Script::Each(max, Arc::new(play));
+        Self::start(listener(), script, Some(config))
+    }
+
     fn start(listener: TcpListener, script: Script, tls: Option<Arc<ServerConfig>>) -> Self {
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = UnixStream::pair().unwrap();
