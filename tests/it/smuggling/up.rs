@@ -179,10 +179,14 @@ fn response(client: &mut Client, method: &[u8], shown: &str) -> Response {
 fn assert_refused(client: &mut Client, status: u16, shown: &str) {
     let response = response(client, b"GET", shown);
     assert_eq!(response.status(), status, "{shown}: {}", response.text());
-    assert!(
-        response.head.field("x-codex-reset-proxy-error").is_some(),
-        "{shown}"
-    );
+    let code = match status {
+        405 => "method_not_allowed",
+        413 => "request_body_too_large",
+        414 => "uri_too_long",
+        431 => "header_fields_too_large",
+        _ => "bad_request",
+    };
+    response.assert_refusal(status, code);
     assert!(
         response.head.closes() && response.attempts().is_none(),
         "{shown}"
@@ -221,8 +225,10 @@ fn assert_clean(head: &[u8], upstream: SocketAddr) {
         match name.as_str() {
             "host" => assert_eq!(value, upstream.to_string().as_bytes(), "{text:?}"),
             "content-length" => assert!(value.iter().all(u8::is_ascii_digit), "{text:?}"),
-            "transfer-encoding" | "connection" | "te" | "trailer" | "upgrade" | "expect"
-            | "keep-alive" | "proxy-connection" => panic!("{name} has passed: {text:?}"),
+            "connection" => assert_eq!(value, b"Upgrade", "{text:?}"),
+            "upgrade" => assert_eq!(value, b"websocket", "{text:?}"),
+            "transfer-encoding" | "te" | "trailer" | "expect" | "keep-alive"
+            | "proxy-connection" => panic!("{name} has passed: {text:?}"),
             _ => (),
         }
         names.push(name);
@@ -230,4 +236,6 @@ fn assert_clean(head: &[u8], upstream: SocketAddr) {
     let count = |name: &str| names.iter().filter(|other| *other == name).count();
     assert_eq!(count("host"), 1, "{text:?}");
     assert!(count("content-length") <= 1, "{text:?}");
+    assert!(count("upgrade") <= 1, "{text:?}");
+    assert_eq!(count("connection"), count("upgrade"), "{text:?}");
 }

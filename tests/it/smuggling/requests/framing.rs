@@ -95,6 +95,7 @@ pub(super) const LENGTHS: Section = Section {
         (b"Content-Length: 5\r\nTransfer_Encoding: chunked", up(b"a b c")),
         (b"Content-Length: 5\r\nExpect: 100-continue", up(b"a b c")),
         (b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMA\r\nContent-Length: 5", up(b"a b c")),
+        (b"Upgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 5", up(b"a b c")),
         // Short of the body or beyond it: the length says what the body is.
         (b"Content-Length: 0", BODILESS),
         (b"Content-Length: 2", goes(b"/", b"a ", Then::Fails)),

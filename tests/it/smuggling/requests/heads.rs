@@ -109,6 +109,9 @@ pub(super) const FIELDS: Section = Section {
         (b"Connection: keep-alive, Host, X\r\nX: y", up(b"")),
         (b"Connection: Upgrade\r\nUpgrade: h2c, TLS/1.0", up(b"")),
         (b"Upgrade: HTTP/2.0", up(b"")),
+        // A handshake that the upstream answers like any other request.
+        (b"Connection: Upgrade\r\nUpgrade: h2c, WebSocket\r\nUpgrade: h2c\r\nConnection: x", up(b"")),
+        (b"Upgrade: websocket", up(b"")),
         (b"Expect: 100-continue", up(b"")),
         (b"Proxy-Connection: close\r\nKeep-Alive: timeout=0", up(b"")),
         (b"Connection: close", ENDS),
