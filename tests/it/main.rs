@@ -29,6 +29,7 @@ mod pool;
 mod refusals;
 mod retry;
 mod settings;
+mod smuggling;
 mod soak;
 mod splice;
 mod sse;
