@@ -183,6 +183,12 @@ fn what_just_fits_is_forwarded() {
 }
 
 #[test]
+fn empty_lines_without_end_are_refused() {
+    let request = "\r\n".repeat(100) + &get("/");
+    assert_refused(&[request.into()], 400, "bad_request");
+}
+
+#[test]
 fn connect_and_trace_are_not_forwarded() {
     let origin = Origin::plays([]);
     let proxy = Proxy::start(&origin, &[]);
