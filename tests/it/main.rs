@@ -13,6 +13,7 @@ mod bodies;
 mod client_leaves;
 mod commit;
 mod cut;
+mod fairness;
 mod faults;
 mod framing_request;
 mod framing_response;
