@@ -9,7 +9,7 @@ use crate::net::socket::Socket;
 use crate::net::tcp::{Tcp, set_options, socket, waited};
 
 /// Connections that may wait to be accepted, of each core; the kernel caps it at somaxconn.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
 
 /// Binds `count` listeners to `addr`; port 0 is chosen once for all.
 ///

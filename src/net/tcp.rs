@@ -1,5 +1,5 @@
 //! A TCP connection that may be read, written and watched at the same time.
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -22,6 +22,7 @@ use rustix::net::{
 
 use crate::net::buffer::Buffer;
 use crate::net::deadline::{Deadline, sleep};
+use crate::net::driver::yield_on_epoll;
 use crate::net::socket::Socket;
 
 /// Silence after which a peer is asked whether it is still there, and how it may fail to say so:
@@ -38,11 +39,16 @@ const AT_ONCE_BYTES_MIN: usize = 32 << 10;
 /// Blocks written by one call: 1 MiB of large ones, so that no core is kept from others for long.
 const BLOCKS_AT_ONCE_MAX: usize = 16;
 
+/// Work for a peer that never has to be waited for before other tasks get their turn: a millisecond.
+const UNPAUSED_BYTES_MAX: usize = 1 << 20;
+
 /// A connected socket of this core.
 pub struct Tcp {
     socket: Rc<Socket>,
     /// The operation behind [`Self::readable`], boxed once for a connection.
     readable: RefCell<Pin<Box<dyn Future<Output = io::Result<()>>>>>,
+    /// Work since there was last a wait for something to read.
+    unpaused: Cell<usize>,
 }
 
 impl Tcp {
@@ -75,6 +81,7 @@ impl Tcp {
         Ok(Self {
             socket,
             readable: RefCell::new(Box::pin(Again { make, armed: None })),
+            unpaused: Cell::new(0),
         })
     }
 
@@ -84,7 +91,29 @@ impl Tcp {
     /// The operation behind it outlives who waits: it is one operation that sees a client leave during
     /// an exchange and its next request come after it. One task at a time: the last one to wait is woken.
     pub async fn readable(&self) -> io::Result<()> {
-        waited(|| poll_fn(|cx| self.readable.borrow_mut().as_mut().poll(cx))).await
+        let poll_once = |cx: &mut Context<'_>| {
+            let ready = self.readable.borrow_mut().as_mut().poll(cx);
+            if ready.is_pending() {
+                self.unpaused.set(0); // others run now
+            }
+            ready
+        };
+        waited(|| poll_fn(poll_once)).await
+    }
+
+    /// Counts work done for this peer, in bytes read or what costs as much. `true`: this was all
+    /// without a wait, and it is time to let others run.
+    pub fn worked(&self, bytes: usize) -> bool {
+        self.unpaused.set(self.unpaused.get() + bytes);
+        self.unpaused.get() >= UNPAUSED_BYTES_MAX
+    }
+
+    /// Lets others run where it is time.
+    pub async fn breathe(&self) {
+        if self.unpaused.get() >= UNPAUSED_BYTES_MAX {
+            self.unpaused.set(0);
+            yield_on_epoll().await;
+        }
     }
 
     /// Whether nothing has arrived: neither a byte nor an end nor an error.

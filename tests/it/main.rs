@@ -15,6 +15,7 @@ mod client_leaves;
 mod commit;
 mod cut;
 mod descriptors;
+mod fairness;
 mod fault_matrix;
 mod faults;
 mod framing_request;
