@@ -284,7 +284,7 @@ mod tests {
         run(async {
             let passed = Rc::new(RefCell::new(Vec::new()));
             // The earliest is set last: the clock is waiting for a later one by then.
-            let tasks = [60, 20, 40, 5].map(|limit| {
+            let tasks = [600, 200, 400, 50].map(|limit| {
                 let passed = passed.clone();
                 monoio::spawn(async move {
                     let started = Instant::now();
@@ -296,7 +296,7 @@ mod tests {
             for task in tasks {
                 task.await;
             }
-            assert_eq!(*passed.borrow(), [5, 20, 40, 60]);
+            assert_eq!(*passed.borrow(), [50, 200, 400, 600]);
         });
     }
 
