@@ -1,12 +1,13 @@
 //! The upstream's addresses, looked up by a thread of its own: getaddrinfo(3) blocks, a core must not.
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::mpsc;
-use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType};
+use local_sync::semaphore::Semaphore;
 
 use crate::net::mailbox::{Notice, Resolved, Sender};
 
@@ -79,8 +80,8 @@ fn look_up(host: &str, port: u16) -> Resolved {
 /// What a core knows of the upstream's addresses.
 pub struct Addresses {
     latest: RefCell<Option<Resolved>>,
-    looked_up: Cell<u64>,
-    waiting: RefCell<Vec<Waker>>,
+    /// The look-up under way, or the next one; closed when it has ended.
+    look_up: RefCell<Rc<Semaphore>>,
     refresh: Refresh,
 }
 
@@ -89,8 +90,7 @@ impl Addresses {
     pub fn new(refresh: Refresh) -> Self {
         Self {
             latest: RefCell::new(None),
-            looked_up: Cell::new(0),
-            waiting: RefCell::new(Vec::new()),
+            look_up: RefCell::new(Rc::new(Semaphore::new(0))),
             refresh,
         }
     }
@@ -101,10 +101,7 @@ impl Addresses {
         if !known || matches!(resolved, Resolved::Addresses(_)) {
             self.latest.replace(Some(resolved));
         }
-        self.looked_up.set(self.looked_up.get() + 1);
-        for waker in self.waiting.take() {
-            waker.wake();
-        }
+        self.look_up.replace(Rc::new(Semaphore::new(0))).close();
     }
 
     /// Asks for another look-up, for when connecting has failed.
@@ -126,15 +123,10 @@ impl Addresses {
             Some(_) => self.refresh(),
             None => (), // the first look-up is under way
         }
-        let before = self.looked_up.get();
-        std::future::poll_fn(|cx| match &*self.latest.borrow() {
-            Some(resolved) if self.looked_up.get() > before => Poll::Ready(resolved.clone()),
-            _ => {
-                self.waiting.borrow_mut().push(cx.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await
+        let look_up = self.look_up.borrow().clone();
+        let _ = look_up.acquire().await; // no permit is ever added
+        let nothing = || Resolved::Failed("the name has not been looked up".into());
+        self.known().unwrap_or_else(nothing)
     }
 }
 

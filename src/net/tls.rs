@@ -157,6 +157,9 @@ impl Tls {
         while !rest.is_empty() {
             let piece = &rest[..rest.len().min(WRITE_BYTES_MAX)];
             let taken = self.session.borrow_mut().writer().write(piece)?;
+            if taken == 0 {
+                return Err(io::ErrorKind::WriteZero.into()); // somebody else is writing
+            }
             rest = &rest[taken..];
             self.flush(stall).await?;
         }

@@ -25,7 +25,7 @@ const YIELD_BYTES: u64 = 1 << 20;
 /// How long, and how far, upstream's response is followed for a client that has left: Codex leaves
 /// as soon as it has its last event, and the end of that response saves the connection.
 const DRAIN: Duration = Duration::from_millis(100);
-const DRAIN_BYTES_MAX: usize = 64 << 10;
+const DRAIN_BYTES_MAX: u64 = 64 << 10;
 /// Responses that a core follows so at the same time; a crowd that leaves saves no connections.
 const DRAINS_MAX: u64 = 64;
 
@@ -283,8 +283,8 @@ impl Relay {
             return self.ended;
         };
         let deadline = Deadline::after(DRAIN);
-        let mut bytes = 0;
-        while !self.ended && bytes < DRAIN_BYTES_MAX {
+        self.since_yield = 0;
+        while !self.ended && self.since_yield < DRAIN_BYTES_MAX && !deadline.has_passed() {
             if deadline
                 .limit(self.response.conn.stream.readable())
                 .await
@@ -296,7 +296,6 @@ impl Relay {
             if self.read(&mut scrap).is_err() {
                 break;
             }
-            bytes += scrap.len();
         }
         self.ended
     }
