@@ -66,6 +66,12 @@ fn what_just_fits_is_forwarded() {
 }
 
 #[test]
+fn empty_lines_without_end_are_refused() {
+    let request = "\r\n".repeat(100) + &get("/");
+    assert_refused(&[request.into()], 400, "bad_request");
+}
+
+#[test]
 fn a_body_that_claims_too_much_is_refused_before_it_comes() {
     let origin = Origin::plays([]);
     let proxy = Proxy::start(&origin, &[("MAX_REQUEST_BODY_BYTES", "1000")]);
