@@ -124,11 +124,12 @@ impl Body {
             return Ok(false);
         };
         section.extend_from_slice(more);
-        let Some(length) = scan.head_length(section).map_err(|_| MALFORMED_TRAILERS)? else {
-            return match section.len() {
-                ..=TRAILER_BYTES_MAX => Ok(false),
-                _ => Err(MALFORMED_TRAILERS),
-            };
+        let end = scan.head_length(section).map_err(|_| MALFORMED_TRAILERS)?;
+        if end.unwrap_or(section.len()) > TRAILER_BYTES_MAX {
+            return Err(MALFORMED_TRAILERS);
+        }
+        let Some(length) = end else {
+            return Ok(false);
         };
         if !self.unchunk {
             let write = |fields: &[httparse::Header<'_>]| write_trailers(out.as_vec(), fields);
@@ -250,10 +251,11 @@ mod tests {
             Err(MALFORMED_TRAILERS)
         );
         let long = [b"0\r\nA: ", &vec![b'a'; TRAILER_BYTES_MAX][..]].concat();
-        assert_eq!(
-            follow(Framing::Chunked, false, &[&long]),
-            Err(MALFORMED_TRAILERS)
-        );
+        for end in ["", "\r\n\r\n"] {
+            let long = [&long, end.as_bytes()].concat();
+            let followed = follow(Framing::Chunked, false, &[&long]);
+            assert_eq!(followed, Err(MALFORMED_TRAILERS), "{end:?}");
+        }
     }
 
     #[test]
