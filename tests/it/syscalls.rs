@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::support::load::{self, Came};
 use crate::support::net::{eventually, within};
-use crate::support::{Client, DEADLINE, Origin, Proxy, Vacant, get, run_by};
+use crate::support::{Authority, Client, DEADLINE, Origin, Proxy, Vacant, get, run_by};
 
 const EPOLL: (&str, &str) = ("MONOIO_FORCE_LEGACY_DRIVER", "1");
 const ALONE: (&str, &str) = ("WORKERS", "1");
@@ -181,6 +181,28 @@ fn a_connection_that_epoll_refuses_leaves_no_descriptor() {
     assert_eq!(proxy.descriptors(), before);
 }
 
+#[test]
+fn waits_that_always_fail_leave_a_core_that_hears() {
+    let vacant = Vacant::new();
+    let settings = [EPOLL, ALONE, ("DRAIN_TIMEOUT_SECONDS", "0.5")];
+    for call in ["poll:error=ENOMEM:when=30+", "poll:error=EINTR:when=30+"] {
+        let Some(mut proxy) = start_failing(&[call], &vacant.url(), &settings) else {
+            return;
+        };
+        for _ in 0..30 {
+            let mut client = Client::connect(&proxy);
+            client.send(get("/healthz"));
+            if !within(Duration::from_millis(200), || client.has_answer()) {
+                client.leave();
+                break;
+            }
+            let _ = client.try_response("GET");
+        }
+        proxy.signal(Signal::TERM);
+        assert!(proxy.exits_within(DEADLINE).success(), "{call}");
+    }
+}
+
 /// What a failing call may cost.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Costs {
@@ -224,28 +246,46 @@ const FAILING: &[(&str, Costs)] = &[
     ("io_uring_enter:error=ENOMEM:when=5+3", Nothing),
 ];
 
+/// Of these, what TLS has a way of its own to deal with.
+const FAILING_UNDER_TLS: &[&str] = &["recvfrom", "sendto", "poll", "io_uring_enter", "shutdown"];
+
 #[test]
 fn a_call_that_fails_under_load_costs_its_exchange_at_most() {
     const AT_ONCE: usize = 4;
-    let left = Mutex::new(FAILING.iter());
+    let authority = Authority::new();
+    let plain = FAILING.iter().map(|(call, costs)| (*call, *costs, None));
+    let over_tls = plain.clone().filter(|(call, ..)| {
+        let name = call.split(':').next().unwrap();
+        FAILING_UNDER_TLS.contains(&name)
+    });
+    let over_tls = over_tls.map(|(call, costs, _)| (call, costs, Some(&authority)));
+    let left = Mutex::new(plain.clone().chain(over_tls));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 loop {
                     let next = left.lock().unwrap().next();
-                    let Some((call, costs)) = next else { return };
-                    withstands(call, *costs);
+                    let Some((call, costs, tls)) = next else {
+                        return;
+                    };
+                    withstands(call, costs, tls);
                 }
             });
         }
     });
 }
 
-fn withstands(call: &str, costs: Costs) {
+fn withstands(call: &str, costs: Costs, tls: Option<&Authority>) {
     const CLIENTS: usize = 6;
     const REQUESTS: usize = 20;
-    let origin = Origin::serves(CLIENTS * REQUESTS * 3, load::answer);
-    let Some(mut proxy) = start_failing(&[call], &origin.url(), &[ALONE]) else {
+    const CONNECTIONS_MAX: usize = CLIENTS * REQUESTS * 3;
+    let origin = match tls {
+        None => Origin::serves(CONNECTIONS_MAX, load::answer),
+        Some(authority) => Origin::serves_tls(authority, CONNECTIONS_MAX, load::answer),
+    };
+    let mut settings = vec![ALONE];
+    settings.extend(tls.map(|authority| ("UPSTREAM_CA_FILE", authority.file())));
+    let Some(mut proxy) = start_failing(&[call], &origin.url(), &settings) else {
         return;
     };
     let before = proxy.descriptors();
@@ -265,15 +305,18 @@ fn withstands(call: &str, costs: Costs) {
     // A pipe or two may be kept for the next splice.
     let returned = within(DEADLINE, || proxy.descriptors() <= before + idle() + 16);
     assert!(returned, "{call}: {} descriptors", proxy.descriptors());
-    let (start, spent) = (Instant::now(), processor_time(&proxy));
-    thread::sleep(Duration::from_millis(200)); // what it does meanwhile is the question
-    let (passed, spent) = (start.elapsed(), processor_time(&proxy) - spent);
-    assert!(
-        spent < passed / 4,
-        "{call}: {spent:?} of {passed:?} with nothing to do"
-    );
+    assert_idle(&proxy, call);
     proxy.signal(Signal::TERM);
     assert!(proxy.exits_within(DEADLINE).success(), "{call}");
+}
+
+/// It has nothing to do, and does nothing.
+fn assert_idle(proxy: &Proxy, call: &str) {
+    let (start, spent) = (Instant::now(), processor_time(proxy));
+    thread::sleep(Duration::from_millis(200)); // what it does meanwhile is the question
+    let (passed, spent) = (start.elapsed(), processor_time(proxy) - spent);
+    let text = format!("{call}: {spent:?} of {passed:?} with nothing to do");
+    assert!(spent <= passed / 4, "{text}");
 }
 
 /// In user and kernel mode, of all threads, by proc_pid_stat(5).

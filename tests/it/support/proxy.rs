@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -135,6 +135,26 @@ impl Proxy {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Stops all its threads, lets things happen around it for `limit` at least, and wakes it again.
+    pub fn sleeps(&self, limit: Duration, meanwhile: impl FnOnce()) {
+        let start = Instant::now();
+        self.signal(Signal::STOP);
+        let stopped = within(DEADLINE, || self.is_stopped());
+        assert!(stopped, "it does not stop");
+        meanwhile();
+        thread::sleep(limit.saturating_sub(start.elapsed()));
+        self.signal(Signal::CONT);
+    }
+
+    /// Whether all its threads have obeyed SIGSTOP, by proc_pid_stat(5).
+    fn is_stopped(&self) -> bool {
+        fs::read_dir(self.proc("task")).unwrap().all(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            let (_, after_name) = stat.rsplit_once(") ").unwrap();
+            after_name.starts_with('T')
+        })
     }
 
     pub fn pid(&self) -> Pid {
