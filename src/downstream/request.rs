@@ -222,7 +222,7 @@ fn refusal(error: Malformed) -> Refusal {
 }
 
 /// Refuses what is ambiguous or not for forwarding; rewrites the rest.
-fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
+pub fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
     let version = head.version;
     let bad = Refusal::BadRequest;
     let framing = framing::of_request(head).map_err(|ambiguous| bad(ambiguous.reason()))?;

@@ -1,5 +1,5 @@
 //! Bytes after both commits: they follow the framing to the message's end, or break off visibly.
-mod body;
+pub mod body;
 mod splice;
 pub mod tunnel;
 
