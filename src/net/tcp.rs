@@ -190,7 +190,17 @@ impl Tcp {
 
     /// Whether the peer has closed its side or the connection is broken, bytes still unread or not.
     pub fn has_hung_up(&self) -> bool {
-        let mut fds = [PollFd::new(self, PollFlags::RDHUP)];
+        self.is_now(PollFlags::RDHUP)
+    }
+
+    /// Whether there is something to read, an end or an error included. Unlike a peek it leaves the
+    /// error in place, which the kernel tells once.
+    pub fn has_news(&self) -> bool {
+        self.is_now(PollFlags::IN)
+    }
+
+    fn is_now(&self, what: PollFlags) -> bool {
+        let mut fds = [PollFd::new(self, what)];
         match poll(&mut fds, Some(&Timespec::default())) {
             Ok(_) => !fds[0].revents().is_empty(),
             Err(_) => true,

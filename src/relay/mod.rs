@@ -193,7 +193,11 @@ impl Relay {
             // An error shows at the read.
             _ = self.response.conn.stream.readable() => Ok(()),
             () = left => Err(Aborted::ClientLeft { complete: false }),
-            () = idle.passed() => Err(Aborted::Idle),
+            // What has come while the core was kept from looking is in time.
+            () = idle.passed() => match self.response.conn.stream.has_news() {
+                true => Ok(()),
+                false => Err(Aborted::Idle),
+            },
         }
     }
 

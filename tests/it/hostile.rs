@@ -273,27 +273,59 @@ fn a_close_delimited_response_to_a_client_that_half_closes_never_looks_complete(
 #[test]
 fn a_core_that_slept_through_the_deadline_relays_what_came_meanwhile() {
     const LIMIT: Duration = Duration::from_secs(1);
-    let (asked, was_asked) = mpsc::channel();
+    for before in ["", "H", "HTTP/1.1 200 OK\r\nContent-"] {
+        let (asked, was_asked) = mpsc::channel();
+        let (send, may_send) = mpsc::channel();
+        let origin = Origin::plays([act(move |peer| {
+            peer.request();
+            peer.send(before);
+            peer.until_taken();
+            asked.send(()).unwrap();
+            soon(&may_send);
+            peer.send(&OK[before.len()..]);
+            asked.send(()).unwrap();
+        })]);
+        let settings = [ALONE, ("RESPONSE_HEADER_TIMEOUT_SECONDS", "1")];
+        let proxy = Proxy::start(&origin, &settings);
+        let mut client = Client::connect(&proxy);
+        client.send(get("/"));
+        soon(&was_asked);
+        proxy.signal(Signal::STOP);
+        eventually("it stops", || is_stopped(&proxy));
+        send.send(()).unwrap();
+        soon(&was_asked);
+        thread::sleep(LIMIT + LIMIT / 2); // the core's sleep, not a wait
+        proxy.signal(Signal::CONT);
+        let response = client.response();
+        let seen = (response.status(), response.attempts());
+        assert_eq!(seen, (200, Some(1)), "after {before:?}");
+    }
+}
+
+#[test]
+fn a_core_that_slept_through_the_idle_limit_relays_what_came_meanwhile() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let (begun, has_begun) = mpsc::channel();
     let (send, may_send) = mpsc::channel();
     let origin = Origin::plays([act(move |peer| {
         peer.request();
-        asked.send(()).unwrap();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npart");
         soon(&may_send);
-        peer.send(OK);
-        asked.send(()).unwrap();
+        peer.send(" two");
+        begun.send(()).unwrap();
     })]);
-    let proxy = Proxy::start(&origin, &[ALONE, ("RESPONSE_HEADER_TIMEOUT_SECONDS", "1")]);
+    let proxy = Proxy::start(&origin, &[ALONE, ("STREAM_IDLE_TIMEOUT_SECONDS", "1")]);
     let mut client = Client::connect(&proxy);
     client.send(get("/"));
-    soon(&was_asked);
+    client.head();
+    client.receive("part");
     proxy.signal(Signal::STOP);
     eventually("it stops", || is_stopped(&proxy));
     send.send(()).unwrap();
-    soon(&was_asked);
+    soon(&has_begun);
     thread::sleep(LIMIT + LIMIT / 2); // the core's sleep, not a wait
     proxy.signal(Signal::CONT);
-    let response = client.response();
-    assert_eq!((response.status(), response.attempts()), (200, Some(1)));
+    client.receive(" two");
 }
 
 #[test]
