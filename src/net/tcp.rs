@@ -199,6 +199,11 @@ impl Tcp {
         self.is_now(PollFlags::IN)
     }
 
+    /// Whether nothing can go either way any more: not after a mere FIN.
+    pub fn is_broken(&self) -> bool {
+        self.is_now(PollFlags::HUP)
+    }
+
     fn is_now(&self, what: PollFlags) -> bool {
         let mut fds = [PollFd::new(self, what)];
         match poll(&mut fds, Some(&Timespec::default())) {

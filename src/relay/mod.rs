@@ -223,8 +223,14 @@ impl Relay {
         Ok(())
     }
 
-    /// The upstream has closed its side: the end of a close-delimited body, and of no other.
+    /// The upstream has closed its side: the end of a close-delimited body, and of no other. Over TLS
+    /// it is a vouched one.
     fn end_of_stream(&mut self) -> Result<(), Aborted> {
+        let Response { conn, sending, .. } = &self.response;
+        let plain = conn.stream.as_plain();
+        if plain.is_some_and(|tcp| sending.hides_cut(tcp)) {
+            return Err(Aborted::Cut(io::ErrorKind::ConnectionReset.into()));
+        }
         match self.response.framing {
             Framing::UntilClose => self.ended = true,
             _ => return Err(Aborted::Cut(io::ErrorKind::UnexpectedEof.into())),
