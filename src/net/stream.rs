@@ -81,6 +81,14 @@ impl Stream {
         }
     }
 
+    /// Whether bytes or an end have arrived, asked and not waited for.
+    pub fn has_news(&self) -> bool {
+        match self {
+            Self::Plain(tcp) => tcp.has_news(),
+            Self::Tls(tls) => tls.tcp().has_news(),
+        }
+    }
+
     /// Ends the connection now, also under an operation that still holds it.
     pub fn close(&self) {
         match self {

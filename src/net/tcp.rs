@@ -218,7 +218,22 @@ impl Tcp {
 
     /// Whether the peer has closed its side or the connection is broken, bytes still unread or not.
     pub fn has_hung_up(&self) -> bool {
-        let mut fds = [PollFd::new(self, PollFlags::RDHUP)];
+        self.is_now(PollFlags::RDHUP)
+    }
+
+    /// Whether there is something to read, an end or an error included. Unlike a peek it leaves the
+    /// error in place, which the kernel tells once.
+    pub fn has_news(&self) -> bool {
+        self.is_now(PollFlags::IN)
+    }
+
+    /// Whether nothing can go either way any more: not after a mere FIN.
+    pub fn is_broken(&self) -> bool {
+        self.is_now(PollFlags::HUP)
+    }
+
+    fn is_now(&self, what: PollFlags) -> bool {
+        let mut fds = [PollFd::new(self, what)];
         match retry_on_intr(|| poll(&mut fds, Some(&Timespec::default()))) {
             Ok(_) => !fds[0].revents().is_empty(),
             Err(_) => true,

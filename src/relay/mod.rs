@@ -204,7 +204,11 @@ impl Relay {
             // An error shows at the read.
             _ = self.response.conn.stream.readable() => Ok(()),
             () = left => Err(Aborted::ClientLeft { complete: false }),
-            () = idle.passed() => Err(Aborted::Idle),
+            // What has come while the core was kept from looking is in time.
+            () = idle.passed() => match self.response.conn.stream.has_news() {
+                true => Ok(()),
+                false => Err(Aborted::Idle),
+            },
         }
     }
 
@@ -231,8 +235,14 @@ impl Relay {
         Ok(())
     }
 
-    /// The upstream has closed its side: the end of a close-delimited body, and of no other.
+    /// The upstream has closed its side: the end of a close-delimited body, and of no other. Over TLS
+    /// it is a vouched one.
     fn end_of_stream(&mut self) -> Result<(), Aborted> {
+        let Response { conn, sending, .. } = &self.response;
+        let plain = conn.stream.as_plain();
+        if plain.is_some_and(|tcp| sending.hides_cut(tcp)) {
+            return Err(Aborted::Cut(io::ErrorKind::ConnectionReset.into()));
+        }
         match self.response.framing {
             Framing::UntilClose => self.ended = true,
             _ => return Err(Aborted::Cut(io::ErrorKind::UnexpectedEof.into())),

@@ -268,6 +268,30 @@ fn a_close_delimited_response_to_a_client_that_half_closes_never_looks_complete(
 }
 
 #[test]
+fn a_core_that_slept_through_the_idle_limit_relays_what_came_meanwhile() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let (begun, has_begun) = mpsc::channel();
+    let (send, may_send) = mpsc::channel();
+    let origin = Origin::plays([act(move |peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npart");
+        soon(&may_send);
+        peer.send(" two");
+        begun.send(()).unwrap();
+    })]);
+    let proxy = Proxy::start(&origin, &[ALONE, ("STREAM_IDLE_TIMEOUT_SECONDS", "1")]);
+    let mut client = Client::connect(&proxy);
+    client.send(get("/"));
+    client.head();
+    client.receive("part");
+    proxy.sleeps(LIMIT + LIMIT / 2, || {
+        send.send(()).unwrap();
+        soon(&has_begun);
+    });
+    client.receive(" two");
+}
+
+#[test]
 fn a_refusal_that_closes_the_connection_ends_in_fin_though_the_client_has_sent_more() {
     let (asked, was_asked) = mpsc::channel();
     let origin = Origin::plays([act(move |peer| {
