@@ -59,7 +59,7 @@ fn a_resolver_that_recovers_between_two_attempts_rescues_the_request() {
         return;
     };
     let origin = Origin::serves(1, answers_always);
-    let settings = [ALONE, ("RETRY_BACKOFF_SECONDS", "2")];
+    let settings = [ALONE, ("RETRY_BACKOFF_SECONDS", "3")];
     let proxy = Proxy::start_by(&names.launcher(), &url(origin.addr.port()), &settings);
     let mut client = Client::connect(&proxy);
     client.send(post("/", b"{}"));
