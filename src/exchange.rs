@@ -33,6 +33,9 @@ use crate::upstream::failure::{self, Failure};
 use crate::upstream::request::Replayable;
 use crate::upstream::response::{Fault, Response};
 
+/// What a request counts as beside the bytes of its client: pipelined ones that are answered here
+/// need no wait between them.
+const REQUEST_WORK_BYTES: usize = 16 << 10;
 /// Interim responses before the final one: more is an upstream out of its mind.
 const INTERIM_MAX: u32 = 32;
 
@@ -89,6 +92,8 @@ pub async fn serve(core: &Core, tcp: Tcp, turned_away: bool) {
             return;
         }
         first = false;
+        client.tcp.worked(REQUEST_WORK_BYTES);
+        client.tcp.breathe().await;
     }
 }
 

@@ -21,7 +21,7 @@ use crate::net::catch::caught;
 use crate::net::deadline::Deadline;
 use crate::net::drain::Drain;
 use crate::net::driver::{self, Chosen, Runtime};
-use crate::net::listener::{Listener, bind_all};
+use crate::net::listener::{BACKLOG, Listener, bind_all};
 use crate::net::mailbox::{Mailbox, Notice, Receiver, Sender, mailbox};
 use crate::net::quota::{Quota, Taken};
 use crate::net::resolver::{self, Addresses, Refresh};
@@ -312,9 +312,14 @@ impl Door {
                 () = drain.started() => (),
                 _ = listener.readable() => (), // an error shows at the accept
             }
-            for _ in 0..ACCEPT_BURST {
+            for number in 1..=ACCEPT_BURST {
                 match listener.try_accept() {
-                    Ok(Some(tcp)) => self.admit(tcp),
+                    Ok(Some(tcp)) => {
+                        self.admit(tcp);
+                        if number == ACCEPT_BURST {
+                            driver::yield_on_epoll().await; // there may be more, without end
+                        }
+                    }
                     Ok(None) => break,
                     Err(error) => {
                         self.warn(&format!("cannot accept for now: {error}"));
@@ -324,7 +329,10 @@ impl Door {
                 }
             }
         }
-        while let Ok(Some(tcp)) = listener.try_accept() {
+        for _ in 0..BACKLOG {
+            let Ok(Some(tcp)) = listener.try_accept() else {
+                return;
+            };
             self.admit(tcp);
         }
     }

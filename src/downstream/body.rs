@@ -119,6 +119,10 @@ async fn receive(
         }
         blocks.charge(received.min(left) as usize)?;
         left = left.saturating_sub(received);
+        if left > 0 && client.tcp.worked(received as usize) {
+            wait(client).await?; // on io_uring others run meanwhile
+            client.tcp.breathe().await;
+        }
     }
     Ok(())
 }

@@ -50,7 +50,10 @@ impl Client {
                 Ok(Err(_)) => return Err(Ended::Left),
                 Err(_) => return Err(Ended::Late),
             }
-            if self.read_into(input)? > 0 {
+            let count = self.read_into(input)?;
+            if count > 0 {
+                self.tcp.worked(count);
+                self.tcp.breathe().await;
                 return Ok(());
             }
         }

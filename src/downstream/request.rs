@@ -19,6 +19,9 @@ use crate::refusal::Refusal;
 
 /// Largest request head.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Most empty lines before a request. RFC 9112 2.2 wants one passed over; without end they would be
+/// a head that never begins.
+const EMPTY_LINES_MAX: u32 = 32;
 /// Most bytes of a path in a log line.
 const LOGGED_BYTES_MAX: usize = 256;
 /// Longest request-line.
@@ -169,9 +172,13 @@ async fn read_head(
     deadline: Deadline,
 ) -> Result<usize, Option<Refusal>> {
     let mut scan = Scan::default();
+    let mut empty_lines = 0;
     loop {
-        // RFC 9112 2.2: empty lines before a request-line are passed over.
         while scan.in_start_line() && input.starts_with(b"\r\n") {
+            empty_lines += 1;
+            if empty_lines > EMPTY_LINES_MAX {
+                return Err(Some(Refusal::BadRequest("there are too many empty lines")));
+            }
             input.consume(2);
             scan = Scan::default();
         }

@@ -78,14 +78,19 @@ fn why_no_ring() -> String {
     }
 }
 
-/// Lets the other tasks of the core run, for a task that has moved many bytes without waiting.
-///
-/// On io_uring any operation is a real yield. On epoll an operation that can go ahead does not
-/// wait, and waking oneself puts the task at the front of the queue: only a timer that has to be
-/// waited for yields.
-pub async fn yield_to_others(socket: &Tcp) {
+/// Lets the other tasks of the core run, for a task whose operations have all gone ahead at once. On
+/// epoll such operations do not wait, and waking oneself puts the task at the front of the queue:
+/// only a timer that has to be waited for yields. On io_uring any operation has yielded.
+pub async fn yield_on_epoll() {
     if ON_EPOLL.get() {
         crate::net::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The same for a task that has moved many bytes without any operation of the runtime.
+pub async fn yield_to_others(socket: &Tcp) {
+    if ON_EPOLL.get() {
+        yield_on_epoll().await;
     } else {
         // An error shows at the next read or write.
         let _ = socket.writable().await;

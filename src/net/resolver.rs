@@ -16,12 +16,12 @@ const REFRESH: Duration = Duration::from_secs(30);
 const ADDRESSES_MAX: usize = 16;
 
 /// Asks for the name to be looked up again, soon. One for each core.
-pub type Refresh = mpsc::Sender<()>;
+pub type Refresh = mpsc::SyncSender<()>;
 
 /// Starts the thread that looks `host` up, at once, every 30 seconds and when it is asked to, and
 /// tells each of `cores`. An address needs no thread and is told once.
 pub fn start(host: &str, port: u16, cores: Vec<Sender>) -> std::io::Result<Refresh> {
-    let (refresh, asked) = mpsc::channel();
+    let (refresh, asked) = refresh();
     let host = host.to_owned();
     let tell = move |resolved: Resolved| {
         for core in &cores {
@@ -40,10 +40,14 @@ pub fn start(host: &str, port: u16, cores: Vec<Sender>) -> std::io::Result<Refre
                 if asked.recv_timeout(REFRESH) == Err(mpsc::RecvTimeoutError::Disconnected) {
                     return;
                 }
-                while asked.try_recv().is_ok() {} // one look-up answers all who asked
             }
         })?;
     Ok(refresh)
+}
+
+/// Room for one: a look-up answers all who have asked before it, however long the one before takes.
+fn refresh() -> (Refresh, mpsc::Receiver<()>) {
+    mpsc::sync_channel(1)
 }
 
 fn look_up(host: &str, port: u16) -> Resolved {
@@ -105,7 +109,8 @@ impl Addresses {
 
     /// Asks for another look-up, for when connecting has failed.
     pub fn refresh(&self) {
-        let _ = self.refresh.send(()); // an address has nobody to ask
+        // Full: somebody has asked. Gone: an address has nobody to ask.
+        let _ = self.refresh.try_send(());
     }
 
     /// What is known now.
@@ -130,5 +135,22 @@ impl Addresses {
             }
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_during_a_look_up_is_asked_for_once() {
+        let (refresh, asked) = refresh();
+        let addresses = Addresses::new(refresh);
+        for _ in 0..1000 {
+            addresses.refresh();
+        }
+        assert_eq!(asked.try_iter().count(), 1);
+        addresses.refresh();
+        assert_eq!(asked.try_iter().count(), 1);
     }
 }

@@ -1,10 +1,10 @@
 //! A TCP connection that may be read, written and watched at the same time.
-use std::cell::{RefCell, UnsafeCell};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -12,8 +12,6 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use monoio::buf::IoBuf;
-use monoio::io::AsyncWriteRent;
-use monoio::net::TcpStream;
 use pin_project_lite::pin_project;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
@@ -24,6 +22,8 @@ use rustix::net::{
 
 use crate::net::buffer::Buffer;
 use crate::net::deadline::{Deadline, sleep};
+use crate::net::driver::yield_on_epoll;
+use crate::net::socket::Socket;
 
 /// Silence after which a peer is asked whether it is still there, and how it may fail to say so:
 /// dead peers and forgotten NAT entries show after 60 seconds.
@@ -39,11 +39,16 @@ const AT_ONCE_BYTES_MIN: usize = 32 << 10;
 /// Blocks written by one call: 1 MiB of large ones, so that no core is kept from others for long.
 const BLOCKS_AT_ONCE_MAX: usize = 16;
 
+/// Work for a peer that never has to be waited for before other tasks get their turn: a millisecond.
+const UNPAUSED_BYTES_MAX: usize = 1 << 20;
+
 /// A connected socket of this core.
 pub struct Tcp {
-    stream: Rc<Shared>,
+    socket: Rc<Socket>,
     /// The operation behind [`Self::readable`], boxed once for a connection.
     readable: RefCell<Pin<Box<dyn Future<Output = io::Result<()>>>>>,
+    /// Work since there was last a wait for something to read.
+    unpaused: Cell<usize>,
 }
 
 impl Tcp {
@@ -67,17 +72,16 @@ impl Tcp {
 
     /// Takes over a socket, which must be non-blocking.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        #[allow(clippy::disallowed_types, reason = "only carries the descriptor over")]
-        let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
-        let stream = Rc::new(Shared(UnsafeCell::new(stream)));
-        let shared = stream.clone();
+        let socket = Rc::new(Socket::new(socket)?);
+        let watched = socket.clone();
         let make = move || {
-            let stream = shared.clone();
-            async move { stream.borrow().readable(false).await }
+            let socket = watched.clone();
+            async move { socket.readable().await }
         };
         Ok(Self {
-            stream,
+            socket,
             readable: RefCell::new(Box::pin(Again { make, armed: None })),
+            unpaused: Cell::new(0),
         })
     }
 
@@ -87,7 +91,29 @@ impl Tcp {
     /// The operation behind it outlives who waits: it is one operation that sees a client leave during
     /// an exchange and its next request come after it. One task at a time: the last one to wait is woken.
     pub async fn readable(&self) -> io::Result<()> {
-        waited(|| poll_fn(|cx| self.readable.borrow_mut().as_mut().poll(cx))).await
+        let poll_once = |cx: &mut Context<'_>| {
+            let ready = self.readable.borrow_mut().as_mut().poll(cx);
+            if ready.is_pending() {
+                self.unpaused.set(0); // others run now
+            }
+            ready
+        };
+        waited(|| poll_fn(poll_once)).await
+    }
+
+    /// Counts work done for this peer, in bytes read or what costs as much. `true`: this was all
+    /// without a wait, and it is time to let others run.
+    pub fn worked(&self, bytes: usize) -> bool {
+        self.unpaused.set(self.unpaused.get() + bytes);
+        self.unpaused.get() >= UNPAUSED_BYTES_MAX
+    }
+
+    /// Lets others run where it is time.
+    pub async fn breathe(&self) {
+        if self.unpaused.get() >= UNPAUSED_BYTES_MAX {
+            self.unpaused.set(0);
+            yield_on_epoll().await;
+        }
     }
 
     /// Whether nothing has arrived: neither a byte nor an end nor an error.
@@ -98,7 +124,7 @@ impl Tcp {
 
     /// Waits until there is room to write.
     pub async fn writable(&self) -> io::Result<()> {
-        waited(|| self.stream.borrow().writable(false)).await
+        waited(|| self.socket.writable()).await
     }
 
     /// Reads what is there into the spare room of `into`, which must not be nothing. `None`: nothing
@@ -175,7 +201,7 @@ impl Tcp {
         async move {
             let length = buf.bytes_init();
             while sent < length {
-                let write = self.stream.borrow_mut().write(buf.slice(sent..length));
+                let write = self.socket.write(buf.slice(sent..length));
                 let (written, slice) = Deadline::after(stall)
                     .limit(write)
                     .await
@@ -216,29 +242,9 @@ impl Tcp {
     }
 }
 
-/// The stream of monoio, which asks for `&mut` to read and write.
-struct Shared(UnsafeCell<TcpStream>);
-
-impl Shared {
-    fn borrow(&self) -> &TcpStream {
-        self.borrow_mut()
-    }
-
-    #[allow(unsafe_code, reason = "see SAFETY")]
-    #[allow(clippy::mut_from_ref, reason = "the same")]
-    fn borrow_mut(&self) -> &mut TcpStream {
-        // SAFETY: `Shared` is not `Sync`, so all calls come from one thread. monoio's write and poll
-        // only clone the stream's descriptor handle before they suspend and never change the stream:
-        // monoio states the same by `unsafe impl Split for TcpStream`.
-        unsafe { &mut *self.0.get() }
-    }
-}
-
 impl AsFd for Tcp {
-    #[allow(unsafe_code, reason = "monoio's stream implements AsRawFd only")]
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the stream, which `self` owns.
-        unsafe { BorrowedFd::borrow_raw(self.stream.borrow().as_raw_fd()) }
+        self.socket.as_fd()
     }
 }
 

@@ -20,7 +20,7 @@ use crate::relay::body::Body;
 use crate::upstream::connection::Connection;
 use crate::upstream::response::Response;
 
-/// Bytes moved before the other tasks of the core get their turn.
+/// Bytes read before the other tasks of the core get their turn.
 const YIELD_BYTES: u64 = 1 << 20;
 /// How long, and how far, upstream's response is followed for a client that has left: Codex leaves
 /// as soon as it has its last event, and the end of that response saves the connection.
@@ -189,6 +189,8 @@ impl Relay {
             if self.read(&mut buffer)? {
                 self.pass(answering, &mut buffer, left).await?;
             }
+            drop(buffer);
+            self.breathe(answering, left).await?;
         }
         Ok(())
     }
@@ -213,6 +215,7 @@ impl Relay {
             Ok(Some(0)) => self.end_of_stream()?,
             Ok(Some(count)) => {
                 self.last_read = count;
+                self.since_yield += count as u64;
                 self.bulk = buffer.spare() == 0;
                 self.follow(buffer).map_err(Aborted::Malformed)?;
             }
@@ -243,26 +246,23 @@ impl Relay {
         buffer: &mut Buffer,
         left: &mut Left<'_>,
     ) -> Result<(), Aborted> {
-        let count = buffer.len() as u64;
         let written = select! {
             biased;
             written = answering.write(buffer) => written,
             // The dropped write leaves the connection good for closing only.
             () = &mut *left => return Err(Aborted::ClientLeft { complete: false }),
         };
-        written.map_err(|error| client_error(&error))?;
-        self.breathe(answering, count, left).await
+        written.map_err(|error| client_error(&error))
     }
 
     /// Lets others run now and then, and looks whether the client is still there: a stream that
-    /// never pauses would not come to it otherwise.
+    /// never pauses would not come to it otherwise. What counts is what was read: of framing that is
+    /// undone, little is written.
     async fn breathe(
         &mut self,
         answering: &Answering<'_>,
-        count: u64,
         left: &mut Left<'_>,
     ) -> Result<(), Aborted> {
-        self.since_yield += count;
         if self.since_yield < YIELD_BYTES {
             return Ok(());
         }

@@ -45,7 +45,8 @@ impl Relay {
                     // and what is drained after a failure has to be followed from the right place.
                     self.ended |= self.body.passed(count as u64);
                     self.empty(&mut pipe, to, answering, left).await?;
-                    self.breathe(answering, count as u64, left).await?;
+                    self.since_yield += count as u64;
+                    self.breathe(answering, left).await?;
                 }
             }
         }

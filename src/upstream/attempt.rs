@@ -138,7 +138,8 @@ impl Sending {
 
 impl Replayable {
     /// Sends the request once and waits until the upstream answers with at least one byte; `fresh`
-    /// on a brand-new connection. `sends` counts the connections it is put on.
+    /// on a brand-new connection. `sends` counts the connections it is put on: not one that turns
+    /// out to have ended before the first byte.
     ///
     /// Dropping the future closes the connection: the request counts as sent and is gone.
     #[allow(
@@ -157,8 +158,7 @@ impl Replayable {
                 Ok(conn) => conn,
                 Err(failure) => return Err(self.failed(failure, false)),
             };
-            *sends += 1;
-            let sent = self.send(&conn.stream, &limits).await;
+            let sent = self.send(&conn.stream, &limits, sends).await;
             if let Ok(Some(1..)) = sent.read {
                 return Ok(Committed {
                     conn,
@@ -182,14 +182,20 @@ impl Replayable {
     /// request, and that answer commits. Whether a byte came is said by a read alone, the last one
     /// after the deadline has passed: never by a timer, never by a failed write. No read is ever
     /// under way that could take a byte unseen: what is waited for is that there is something to read.
-    async fn send(&self, stream: &Rc<Stream>, limits: &Limits) -> Sent {
+    async fn send(&self, stream: &Rc<Stream>, limits: &Limits, sends: &mut u32) -> Sent {
         let mut received = Buffer::empty();
         let mut deadline = Deadline::NEVER;
         let (start, guard) = start(self, stream, limits.write);
+        if matches!(start, Start::Ended(Ok(())) | Start::Going(_)) {
+            *sends += 1;
+        }
         let mut readable = pin!(stream.readable());
         let mut write = pin!(async {
             match start {
-                Start::OneBlock => stream.write(&self.first, limits.write).await,
+                Start::OneBlock => {
+                    *sends += 1;
+                    stream.write(&self.first, limits.write).await
+                }
                 Start::Ended(result) => result,
                 Start::Going(task) => task.await,
             }

@@ -65,7 +65,8 @@ impl Peer {
         }
     }
 
-    fn wire(&mut self) -> &mut Wire {
+    /// The connection itself, for acts that no method has.
+    pub fn wire(&mut self) -> &mut Wire {
         self.wire.as_mut().expect("the connection is not closed")
     }
 
