@@ -59,7 +59,7 @@ fn a_resolver_that_recovers_between_two_attempts_rescues_the_request() {
         return;
     };
     let origin = Origin::serves(1, answers_always);
-    let settings = [ALONE, ("RETRY_BACKOFF_SECONDS", "2")];
+    let settings = [ALONE, ("RETRY_BACKOFF_SECONDS", "3")];
     let proxy = Proxy::start_by(&names.launcher(), &url(origin.addr.port()), &settings);
     let mut client = Client::connect(&proxy);
     client.send(post("/", b"{}"));
@@ -195,4 +195,22 @@ fn a_load_finds_the_address_that_works() {
         came.iter().all(|came| *came == load::Came::Whole),
         "{came:?}"
     );
+}
+
+#[test]
+fn an_address_without_a_route_is_passed_over_at_once() {
+    let nowhere = Ipv4Addr::BROADCAST;
+    let Some(names) = Names::new(Says::Addresses(vec![nowhere, HERE])) else {
+        return;
+    };
+    let origin = Origin::serves(1, answers_always);
+    let proxy = Proxy::start_by(&names.launcher(), &url(origin.addr.port()), &[ALONE]);
+    let response = Client::connect(&proxy).exchange(post("/", b"{}"));
+    assert_eq!((response.status(), response.attempts()), (200, Some(1)));
+    assert!(!proxy.text().contains("attempt failed"), "{}", proxy.text());
+    names.say(Says::Addresses(vec![nowhere]));
+    let proxy = Proxy::start_by(&names.launcher(), &url(origin.addr.port()), &[ALONE]);
+    let refusal = Client::connect(&proxy).exchange(post("/", b"{}"));
+    refusal.assert_refusal(502, "upstream_request_error");
+    assert_eq!(refusal.attempts(), None, "nothing was sent");
 }

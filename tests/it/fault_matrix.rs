@@ -7,7 +7,8 @@ use std::thread;
 use rustls::ServerConfig;
 use rustls::server::NoServerSessionStorage;
 
-use crate::support::{Authority, Client, Origin, Peer, Proxy, pattern, post};
+use crate::support::net::eventually;
+use crate::support::{Authority, Client, Origin, Peer, Proxy, pattern, post, post_chunked};
 
 /// How far an exchange gets before the fault. Offsets are bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -424,4 +425,29 @@ fn a_handshake_that_faults_at_any_byte_has_sent_nothing_and_is_tried_again() {
     );
     let few = (0..FLIGHT).step_by(60).map(Handshake);
     in_turn(cases(few, &[Silence], LENGTH, true), 2, "2", 15);
+}
+
+#[test]
+fn a_request_that_its_client_ends_at_any_byte_reaches_nobody() {
+    let origin = Origin::serves(0, |_| ());
+    let proxy = Proxy::start(&origin, &[("WORKERS", "1")]);
+    let chunked = post_chunked("/", b"abcdefghijkl", 5);
+    for request in [post("/", b"abcdefghijkl"), chunked] {
+        for length in 0..request.len() {
+            for fault in [End, Cut, Reset] {
+                let mut client = Client::connect(&proxy);
+                client.send(&request[..length]);
+                match fault {
+                    End => {
+                        client.half_close();
+                        client.is_closed();
+                    }
+                    Cut => _ = client.leave(),
+                    _ => _ = client.reset(),
+                }
+            }
+        }
+    }
+    eventually("all clients are closed", || proxy.clients() == 0);
+    assert_eq!(proxy.sockets_to(origin.addr), 0);
 }

@@ -1,6 +1,7 @@
 //! A core that sleeps through a deadline finds what came meanwhile: time alone says nothing of what
 //! lies in a socket.
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
 use std::time::Duration;
 
 use crate::support::{
@@ -9,8 +10,8 @@ use crate::support::{
 
 const ALONE: (&str, &str) = ("WORKERS", "1");
 /// The deadline slept through, as settings give it, and the sleep.
-const LIMIT: &str = "1";
-const SLEEP: Duration = Duration::from_millis(1500);
+const LIMIT: &str = "2";
+const SLEEP: Duration = Duration::from_millis(2500);
 
 /// Two points of an act that the test waits for, and the word to go on in between.
 struct Meeting {
@@ -52,6 +53,15 @@ fn assert_answered_once(client: &mut Client, origin: &Origin) {
     assert_eq!(response.text(), "ok", "{}", response.head.text());
     assert_eq!(response.attempts(), Some(1));
     assert_eq!(origin.requests().len(), 1);
+}
+
+/// They sleep at the same time.
+fn at_once<T: Sync>(cases: &[T], play: impl Fn(&T) + Sync) {
+    thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| play(case));
+        }
+    });
 }
 
 fn asks(peer: &mut Peer) {
@@ -169,7 +179,7 @@ fn a_handshake_that_came_in_the_sleep_leads_to_one_request() {
 
 #[test]
 fn an_answer_that_came_in_the_sleep_while_sending_is_relayed() {
-    for tls in [false, true] {
+    at_once(&[false, true], |tls| {
         let early = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nok";
         let (meeting, played) = Meeting::act(
             |peer| {
@@ -182,7 +192,7 @@ fn an_answer_that_came_in_the_sleep_while_sending_is_relayed() {
             peer.is_deaf();
         });
         let authority = Authority::new();
-        let origin = match tls {
+        let origin = match *tls {
             true => Origin::plays_tls(&authority, [played]),
             false => Origin::plays([played]),
         };
@@ -201,41 +211,36 @@ fn an_answer_that_came_in_the_sleep_while_sending_is_relayed() {
             (413, Some(1)),
             "{tls}"
         );
-    }
+    });
 }
 
 #[test]
 fn a_client_that_left_in_the_sleep_is_not_asked_for_again() {
-    for (limit, body) in [
-        ("RESPONSE_HEADER_TIMEOUT_SECONDS", 2),
-        ("WRITE_TIMEOUT_SECONDS", 20 << 20),
-    ] {
-        for resets in [false, true] {
-            let (meeting, played) = Meeting::act(
-                |peer| {
-                    peer.head();
-                },
-                |_| (),
-            );
-            let played = act(|peer| {
-                played(peer);
-                peer.is_closed_after();
-            });
-            let origin = Origin::plays([played]);
-            let settings = [ALONE, (limit, LIMIT), ("RETRY_BACKOFF_SECONDS", "0")];
-            let proxy = Proxy::start(&origin, &settings);
-            let mut client = Client::connect(&proxy);
-            client.send(post("/", &vec![b'x'; body]));
-            meeting.sleeps(&proxy, || {
-                _ = if resets {
-                    client.reset()
-                } else {
-                    client.leave()
-                };
-            });
-            proxy.logs(&["client left"]);
-        }
-    }
+    let cases = [
+        ("RESPONSE_HEADER_TIMEOUT_SECONDS", 2, false),
+        ("RESPONSE_HEADER_TIMEOUT_SECONDS", 2, true),
+        ("WRITE_TIMEOUT_SECONDS", 20 << 20, false),
+        ("WRITE_TIMEOUT_SECONDS", 20 << 20, true),
+    ];
+    at_once(&cases, |(limit, body, resets)| {
+        let (meeting, played) = Meeting::act(|peer| drop(peer.head()), |_| ());
+        let played = act(|peer| {
+            played(peer);
+            peer.is_closed_after();
+        });
+        let origin = Origin::plays([played]);
+        let settings = [ALONE, (limit, LIMIT), ("RETRY_BACKOFF_SECONDS", "0")];
+        let proxy = Proxy::start(&origin, &settings);
+        let mut client = Client::connect(&proxy);
+        client.send(post("/", &vec![b'x'; *body]));
+        meeting.sleeps(&proxy, || {
+            let _ = match resets {
+                true => client.reset(),
+                false => client.leave(),
+            };
+        });
+        proxy.logs(&["client left"]);
+    });
 }
 
 #[test]
@@ -264,13 +269,14 @@ fn a_request_whose_rest_came_in_the_sleep_is_served() {
         ("CLIENT_BODY_TIMEOUT_SECONDS", LIMIT),
     ];
     let whole = post("/", b"{\"a\":1}");
-    for split in [20, whole.len() - 3] {
+    at_once(&[20, whole.len() - 3], |split| {
+        let (begin, end) = whole.split_at(*split);
         let origin = Origin::plays([answers(OK)]);
         let proxy = Proxy::start(&origin, &settings);
         let mut client = Client::connect(&proxy);
-        client.send(&whole[..split]);
+        client.send(begin);
         client.until_taken();
-        proxy.sleeps(SLEEP, || client.send(&whole[split..]));
+        proxy.sleeps(SLEEP, || client.send(end));
         assert_answered_once(&mut client, &origin);
-    }
+    });
 }
