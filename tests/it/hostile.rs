@@ -1,5 +1,4 @@
 //! Peers that pipeline, stall, half-close, flood or break the rules harm nobody but themselves.
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -252,8 +251,7 @@ fn a_close_delimited_response_to_a_client_that_half_closes_never_looks_complete(
         client.send(get("/"));
         soon(&was_asked);
         // Both come at once for the proxy.
-        proxy.signal(Signal::STOP);
-        eventually("it stops", || is_stopped(&proxy));
+        proxy.stop();
         if round.is_multiple_of(2) {
             client.half_close();
         }
@@ -286,8 +284,7 @@ fn a_core_that_slept_through_the_deadline_relays_what_came_meanwhile() {
     let mut client = Client::connect(&proxy);
     client.send(get("/"));
     soon(&was_asked);
-    proxy.signal(Signal::STOP);
-    eventually("it stops", || is_stopped(&proxy));
+    proxy.stop();
     send.send(()).unwrap();
     soon(&was_asked);
     thread::sleep(LIMIT + LIMIT / 2); // the core's sleep, not a wait
@@ -375,14 +372,4 @@ fn last_flight(session: &mut ServerConnection, tcp: &mut TcpStream) -> Vec<u8> {
         }
         tcp.write_all(&flight).unwrap();
     }
-}
-
-/// Whether all its threads have obeyed SIGSTOP, by proc_pid_stat(5).
-fn is_stopped(proxy: &Proxy) -> bool {
-    let tasks = format!("/proc/{}/task", proxy.pid().as_raw_nonzero());
-    fs::read_dir(tasks).unwrap().all(|task| {
-        let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
-        let (_, after_name) = stat.rsplit_once(") ").unwrap();
-        after_name.starts_with('T')
-    })
 }

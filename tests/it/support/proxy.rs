@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::net::within;
-use super::{DEADLINE, Origin, Seen, sockets};
+use super::net::{eventually, within};
+use super::{DEADLINE, Origin, Seen, assert_no_secret, sockets};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_codex-reset-proxy");
 const DRIVER: &str = "MONOIO_FORCE_LEGACY_DRIVER";
@@ -53,6 +53,7 @@ impl Proxy {
             ("UPSTREAM_BASE_URL", base_url),
             ("LISTEN_PORT", "0"),
             ("LOG_FORMAT", "text"),
+            ("LOG_LEVEL", "TRACE"), // whatever it logs is looked through for secrets
             ("WORKERS", "2"),
             ("RETRY_BACKOFF_SECONDS", "0.02"),
         ]);
@@ -119,6 +120,21 @@ impl Proxy {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Stops all its threads, which is seen by proc_pid_stat(5); SIGCONT lets them go on.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        let is_stopped = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap();
+            let (_, after_name) = stat.rsplit_once(") ").unwrap();
+            after_name.starts_with('T')
+        };
+        eventually("it stops", || {
+            let mut tasks = fs::read_dir(self.proc("task")).unwrap();
+            tasks.all(|task| is_stopped(task.unwrap()))
+        });
     }
 
     pub fn pid(&self) -> Pid {
@@ -202,6 +218,7 @@ impl Drop for Proxy {
             eprintln!("--- the proxy wrote:\n{text}");
         } else {
             assert!(!text.contains("panicked"), "the proxy panicked:\n{text}");
+            assert_no_secret(&text);
         }
     }
 }
@@ -227,6 +244,7 @@ pub fn run(arguments: &[&str], settings: &[(&str, &str)]) -> Ended {
     let mut lines = log.all();
     lines.retain(|line| line != END);
     let text = lines.join("\n");
+    assert_no_secret(&text);
     Ended { status, text }
 }
 
