@@ -13,7 +13,7 @@ const MIB: usize = 1 << 20;
 const REQUESTS: usize = 50;
 /// Generous: the machine does other things as well, and a debug build is some twenty times slower.
 const MEDIAN_MAX: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1500 } else { 250 });
-const LONGEST_MAX: Duration = Duration::from_secs(4);
+const LONGEST_MAX: Duration = Duration::from_secs(20);
 
 /// What the busy side has done so far, and whether it may go on.
 #[derive(Clone, Default)]
@@ -203,7 +203,14 @@ fn a_response_of_framing_alone_that_is_unchunked() {
 #[test]
 fn requests_without_end_for_health_that_are_pipelined() {
     let requests = get("/healthz").into_bytes().repeat(1000);
-    assert_others_are_served(&origin(|_| ()), &[], talks(b"", requests));
+    // Several, so that one of them always has room to be answered.
+    assert_others_are_served(&origin(|_| ()), &[], |addr, progress| {
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| talks(b"", requests.clone())(addr, progress));
+            }
+        });
+    });
 }
 
 #[test]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::net::within;
-use super::{DEADLINE, Origin, Seen, sockets};
+use super::net::{eventually, within};
+use super::{DEADLINE, Origin, Seen, assert_no_secret, sockets};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_codex-reset-proxy");
 const DRIVER: &str = "MONOIO_FORCE_LEGACY_DRIVER";
@@ -70,6 +70,7 @@ impl Proxy {
             ("UPSTREAM_BASE_URL", base_url),
             ("LISTEN_PORT", "0"),
             ("LOG_FORMAT", "text"),
+            ("LOG_LEVEL", "TRACE"), // whatever it logs is looked through for secrets
             ("WORKERS", "2"),
             ("RETRY_BACKOFF_SECONDS", "0.02"),
         ]);
@@ -138,23 +139,28 @@ impl Proxy {
     }
 
     /// Stops all its threads, lets things happen around it for `limit` at least, and wakes it again.
+    #[track_caller]
     pub fn sleeps(&self, limit: Duration, meanwhile: impl FnOnce()) {
         let start = Instant::now();
-        self.signal(Signal::STOP);
-        let stopped = within(DEADLINE, || self.is_stopped());
-        assert!(stopped, "it does not stop");
+        self.stop();
         meanwhile();
         thread::sleep(limit.saturating_sub(start.elapsed()));
         self.signal(Signal::CONT);
     }
 
-    /// Whether all its threads have obeyed SIGSTOP, by proc_pid_stat(5).
-    fn is_stopped(&self) -> bool {
-        fs::read_dir(self.proc("task")).unwrap().all(|task| {
-            let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+    /// Stops all its threads, which is seen by proc_pid_stat(5); SIGCONT lets them go on.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        let is_stopped = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap();
             let (_, after_name) = stat.rsplit_once(") ").unwrap();
             after_name.starts_with('T')
-        })
+        };
+        eventually("it stops", || {
+            let mut tasks = fs::read_dir(self.proc("task")).unwrap();
+            tasks.all(|task| is_stopped(task.unwrap()))
+        });
     }
 
     pub fn pid(&self) -> Pid {
@@ -238,6 +244,7 @@ impl Drop for Proxy {
             eprintln!("--- the proxy wrote:\n{text}");
         } else {
             assert!(!text.contains("panicked"), "the proxy panicked:\n{text}");
+            assert_no_secret(&text);
         }
     }
 }
@@ -276,6 +283,7 @@ fn until_its_end(mut command: Command) -> Ended {
     let mut lines = log.all();
     lines.retain(|line| line != END);
     let text = lines.join("\n");
+    assert_no_secret(&text);
     Ended { status, text }
 }
 
