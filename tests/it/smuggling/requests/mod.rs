@@ -137,9 +137,15 @@ fn large() -> impl Iterator<Item = Case> {
     ];
     let start = b"POST / HTTP/1.1\r\nHost: h\r\n";
     let with_head = cases.map(|(own, verdict)| case(start, own.as_bytes(), b"", verdict));
-    let line = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", x(33_000));
-    let empty = "\r\n".repeat(1000) + "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
-    let whole = [(line, No(414)), (empty, No(400))]
-        .map(|(own, verdict)| case(b"", own.as_bytes(), b"", verdict));
+    let get = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    let whole = [
+        (
+            format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", x(33_000)),
+            No(414),
+        ),
+        ("\r\n".repeat(32) + get, up(b"")),
+        ("\r\n".repeat(33) + get, No(400)),
+    ]
+    .map(|(own, verdict)| case(b"", own.as_bytes(), b"", verdict));
     with_head.into_iter().chain(whole)
 }
