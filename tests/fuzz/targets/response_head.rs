@@ -55,17 +55,7 @@ fn agrees_with_httparse(bytes: &[u8], head: &ResponseHead<'_>) {
 
 fn relay(head: &ResponseHead<'_>, fields: &[Field], minor: u8, choice: u8) {
     let [asked_head, unchunk, close] = [1, 2, 4].map(|bit| choice & bit != 0);
-    let method = if asked_head { "HEAD" } else { "GET" };
-    let bodyless = asked_head || matches!(head.status, 100..=199 | 204 | 304);
-    let expected = naive::end(fields, minor).map(|end| match end {
-        _ if bodyless => Framing::None,
-        End::Nothing => Framing::UntilClose,
-        End::Length(bytes) => Framing::Length(bytes),
-        End::Chunked => Framing::Chunked,
-    });
-    let framing = of_response(method, head).ok();
-    assert_eq!(framing, expected);
-    let Some(mut framing) = framing else {
+    let Some(mut framing) = framing(head, fields, minor, asked_head) else {
         return;
     };
     let named = elements(fields, "connection");
@@ -108,6 +98,11 @@ fn relay(head: &ResponseHead<'_>, fields: &[Field], minor: u8, choice: u8) {
     assert_eq!(values(&sent, "connection"), ends);
     let count: &[&[u8]] = if attempts.is_some() { &[b"7"] } else { &[] };
     assert_eq!(values(&sent, "x-codex-reset-proxy-attempts"), count);
+    let own = |(name, _): &&Field| {
+        name.to_ascii_lowercase()
+            .starts_with(b"x-codex-reset-proxy-")
+    };
+    assert_eq!(sent.iter().filter(own).count(), count.len(), "forged");
     let upgrades = values(&sent, "upgrade");
     let upgrades_expected = match rules.websocket {
         true => values(fields, "upgrade"),
@@ -117,7 +112,27 @@ fn relay(head: &ResponseHead<'_>, fields: &[Field], minor: u8, choice: u8) {
     let hop = |field: &&Field| is_hop_by_hop(field);
     let hops = sent.iter().filter(hop).count();
     assert_eq!(hops, usize::from(chunked) + ends.len() + upgrades.len());
-    assert_eq!(rest(&sent, &named), rest(fields, &named));
+    assert_eq!(rest(&sent, &[]), rest(fields, &named));
+}
+
+/// How the body ends, if that is certain.
+fn framing(
+    head: &ResponseHead<'_>,
+    fields: &[Field],
+    minor: u8,
+    asked_head: bool,
+) -> Option<Framing> {
+    let method = if asked_head { "HEAD" } else { "GET" };
+    let bodyless = asked_head || matches!(head.status, 100..=199 | 204 | 304);
+    let expected = naive::end(fields, minor).map(|end| match end {
+        _ if bodyless => Framing::None,
+        End::Nothing => Framing::UntilClose,
+        End::Length(bytes) => Framing::Length(bytes),
+        End::Chunked => Framing::Chunked,
+    });
+    let framing = of_response(method, head).ok();
+    assert_eq!(framing, expected);
+    framing
 }
 
 /// Those of `fields` that go down as they are.
