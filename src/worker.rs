@@ -1,5 +1,6 @@
 //! The cores: one thread, one runtime, one listener each. Start, accept, drain.
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::TcpListener as StdTcpListener;
 use std::process;
@@ -20,9 +21,11 @@ use crate::net::catch::caught;
 use crate::net::deadline::Deadline;
 use crate::net::drain::Drain;
 use crate::net::driver::{self, Chosen, Runtime};
-use crate::net::listener::{Listener, bind_all};
+use crate::net::listener::{BACKLOG, Listener, bind_all};
 use crate::net::mailbox::{Mailbox, Notice, Receiver, Sender, mailbox};
+use crate::net::quota::{Quota, Taken};
 use crate::net::resolver::{self, Addresses, Refresh};
+use crate::net::splice;
 use crate::net::tcp::Tcp;
 use crate::net::tls::TlsSettings;
 use crate::net::{Instant, select, sleep, spawn};
@@ -33,6 +36,9 @@ use crate::upstream::connection::Upstream;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often such an error is worth a line.
 const ACCEPT_WARN_INTERVAL: Duration = Duration::from_secs(5);
+/// Connections of a core, beyond `MAX_CLIENT_CONNECTIONS`, whose clients are told so at the same time.
+/// What comes on top is closed without a word.
+const TURNED_AWAY_MAX: u64 = 256;
 /// Connections accepted before the tasks that serve them get their turn.
 const ACCEPT_BURST: usize = 64;
 /// How often idle connections are looked at, each of which is looked at again when it is taken, and
@@ -47,7 +53,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// # Errors
 /// What stops the start: the port is in use, the CA file is unusable, no thread or ring to be had.
 pub fn run(config: &Config) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| named(&error, "cannot listen for signals"))?;
     raise_descriptor_limit();
     let tls = tls_settings(config)?;
     let listeners = bind_all(config.listen, config.workers)
@@ -57,19 +64,23 @@ pub fn run(config: &Config) -> io::Result<()> {
         mailboxes,
         threads,
         drivers,
-    } = start_all(config, listeners, tls.as_ref())?;
+    } = start_all(config, listeners, tls.as_ref())
+        .map_err(|error| named(&error, "cannot start the workers"))?;
     announce(config, listen, &drivers);
 
     let handle = signals.handle();
     let joined = thread::Builder::new()
         .name("join".to_owned())
         .spawn(move || {
-            let panicked = |_| Err(io::Error::other("a worker has panicked"));
-            let join = |thread: JoinHandle<_>| thread.join().unwrap_or_else(panicked);
-            let ended: Vec<io::Result<()>> = threads.into_iter().map(join).collect();
+            let ended: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
             handle.close();
-            ended.into_iter().collect::<io::Result<()>>()
-        })?;
+            let panicked = |_| io::Error::other("a worker has panicked");
+            ended
+                .into_iter()
+                .collect::<Result<(), _>>()
+                .map_err(panicked)
+        })
+        .map_err(|error| named(&error, "cannot start a thread"))?;
     for (count, signal) in signals.forever().enumerate() {
         if count > 0 {
             warn!(signal, "second signal, ending at once");
@@ -91,7 +102,7 @@ pub fn run(config: &Config) -> io::Result<()> {
 /// The running workers.
 struct Workers {
     mailboxes: Vec<Sender>,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    threads: Vec<JoinHandle<()>>,
     drivers: Vec<Chosen>,
 }
 
@@ -112,9 +123,13 @@ fn start_all(
         config.upstream.port,
         mailboxes.clone(),
     )?;
+    let places = Quota::share(config.client_connections_max, config.workers);
+    let bodies = Quota::share(config.buffered_bytes_max, config.workers);
+    let quotas = places.into_iter().zip(bodies);
     let (started, starts) = mpsc::channel();
     let mut threads = Vec::new();
-    for (index, (listener, mailbox)) in listeners.into_iter().zip(receivers).enumerate() {
+    let seats = listeners.into_iter().zip(receivers).zip(quotas);
+    for (index, ((listener, mailbox), (places, bodies))) in seats.enumerate() {
         let seat = Seat {
             config: config.clone(),
             listener,
@@ -122,6 +137,8 @@ fn start_all(
             refresh: refresh.clone(),
             tls: tls.cloned(),
             connections_max: share(config.upstream.connections_max, config.workers, index),
+            places,
+            bodies,
         };
         let started = started.clone();
         let thread = thread::Builder::new().name(format!("worker-{index}"));
@@ -138,13 +155,16 @@ fn start_all(
 
 fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
     let upstream = &config.upstream;
-    for reason in chosen.iter().take(1).flat_map(|chosen| &chosen.fallbacks) {
+    // One ring may be refused where another was not: locked memory is counted for all together.
+    let reasons: BTreeSet<_> = chosen.iter().flat_map(|chosen| &chosen.fallbacks).collect();
+    for reason in reasons {
         warn!("falling back to another driver: {reason}");
     }
     for warning in config.warnings() {
         warn!("{warning}");
     }
-    let driver = chosen.first().map_or("none", |chosen| chosen.name);
+    let drivers: BTreeSet<_> = chosen.iter().map(|chosen| chosen.name).collect();
+    let driver = Vec::from_iter(drivers).join(" and ");
     let scheme = if upstream.tls { "https" } else { "http" };
     info!(
         "listening on {listen}, {} on {driver}, upstream {scheme}://{}{}",
@@ -193,57 +213,61 @@ struct Seat {
     refresh: Refresh,
     tls: Option<TlsSettings>,
     connections_max: usize,
+    places: Quota,
+    bodies: Quota,
 }
 
 impl Seat {
     /// Says through `started` how the start went, then works until the core has drained.
-    fn work(self, started: mpsc::Sender<io::Result<Chosen>>) -> io::Result<()> {
-        let built = driver::build().map_err(|error| named(&error, "cannot start a worker"));
-        let mut runtime: Runtime = match built {
-            Ok((runtime, chosen)) => {
-                let _ = started.send(Ok(chosen));
-                runtime
-            }
-            Err(error) => {
-                let _ = started.send(Err(error));
-                return Ok(());
-            }
+    fn work(self, started: mpsc::Sender<io::Result<Chosen>>) {
+        let (mut runtime, chosen): (Runtime, _) = match driver::build() {
+            Ok(built) => built,
+            Err(error) => return drop(started.send(Err(error))),
         };
-        drop(started); // the start is over when every worker has done so
-        let ended = runtime.block_on(self.run());
+        runtime.block_on(self.run(chosen, started));
         // A dropped runtime would leak what is pending; the process is about to exit.
         std::mem::forget(runtime);
-        ended
     }
 
-    async fn run(self) -> io::Result<()> {
+    async fn run(self, chosen: Chosen, started: mpsc::Sender<io::Result<Chosen>>) {
+        let opened = Listener::new(self.listener).and_then(|it| Ok((it, self.mailbox.open()?)));
+        let (listener, mailbox) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        let _ = started.send(Ok(chosen));
+        drop(started); // the start is over when every worker has done so
         let config = Rc::new(self.config);
         let addresses = Addresses::new(self.refresh);
         let core = Rc::new(Core {
             upstream: Upstream::new(config.clone(), addresses, self.tls, self.connections_max),
             drain: Drain::default(),
             ids: Ids::default(),
+            bodies: Rc::new(self.bodies),
             config,
         });
-        let listener = Listener::new(self.listener)?;
         let (tidied, told) = (core.clone(), core.clone());
-        let mailbox = self.mailbox.open()?;
         spawn(caught(tidy(tidied)));
         spawn(caught(hear(mailbox, told)));
-        let open = Rc::new(Cell::new(0_usize));
-        accept(&core, &listener, &open).await;
+        let door = Door {
+            core: core.clone(),
+            places: Rc::new(self.places),
+            turned_away: Quota::of_core(TURNED_AWAY_MAX),
+            open: Rc::new(Cell::new(0)),
+            warned: Cell::new(None),
+        };
+        door.accept(&listener).await;
         listener.close();
         let deadline = Deadline::after(core.config.drain_timeout);
-        while open.get() > 0 && !deadline.has_passed() {
+        while door.open.get() > 0 && !deadline.has_passed() {
             sleep(DRAIN_LOOK).await;
         }
-        if open.get() > 0 {
+        if door.open.get() > 0 {
             warn!(
-                connections = open.get(),
+                connections = door.open.get(),
                 "drain time is over, closing what is left"
             );
         }
-        Ok(())
     }
 }
 
@@ -253,6 +277,7 @@ async fn tidy(core: Rc<Core>) {
         sleep(TIDY_INTERVAL).await;
         core.upstream.tidy();
         buffer::trim();
+        splice::trim();
     }
 }
 
@@ -265,44 +290,88 @@ async fn hear(mut mailbox: Mailbox, core: Rc<Core>) {
     }
 }
 
-/// Accepts until the core drains, and then what is already in the queue: closing a listener resets
-/// what waits there.
-async fn accept(core: &Rc<Core>, listener: &Listener, open: &Rc<Cell<usize>>) {
-    let mut warned: Option<Instant> = None;
-    while !core.drain.has_started() {
-        select! {
-            biased;
-            () = core.drain.started() => (),
-            _ = listener.readable() => (), // an error shows at the accept
-        }
-        for _ in 0..ACCEPT_BURST {
-            match listener.try_accept() {
-                Ok(Some(tcp)) => start(core, tcp, open),
-                Ok(None) => break,
-                Err(error) => {
-                    if warned.is_none_or(|at| at.elapsed() > ACCEPT_WARN_INTERVAL) {
-                        warned = Some(Instant::now());
-                        warn!(%error, open = open.get(), "cannot accept for now");
+/// Where clients come in.
+struct Door {
+    core: Rc<Core>,
+    /// `MAX_CLIENT_CONNECTIONS`.
+    places: Rc<Quota>,
+    turned_away: Rc<Quota>,
+    /// Connections that a task of this core serves.
+    open: Rc<Cell<usize>>,
+    warned: Cell<Option<Instant>>,
+}
+
+impl Door {
+    /// Accepts until the core drains, and then what is already in the queue: closing a listener resets
+    /// what waits there.
+    async fn accept(&self, listener: &Listener) {
+        let drain = &self.core.drain;
+        while !drain.has_started() {
+            select! {
+                biased;
+                () = drain.started() => (),
+                _ = listener.readable() => (), // an error shows at the accept
+            }
+            for number in 1..=ACCEPT_BURST {
+                match listener.try_accept() {
+                    Ok(Some(tcp)) => {
+                        self.admit(tcp);
+                        if number == ACCEPT_BURST {
+                            driver::yield_on_epoll().await; // there may be more, without end
+                        }
                     }
-                    sleep(ACCEPT_PAUSE).await;
-                    break;
+                    Ok(None) => break,
+                    Err(error) => {
+                        self.warn(&format!("cannot accept for now: {error}"));
+                        sleep(ACCEPT_PAUSE).await;
+                        break;
+                    }
                 }
             }
         }
-    }
-    while let Ok(Some(tcp)) = listener.try_accept() {
-        start(core, tcp, open);
-    }
-}
-
-/// Serves a connection in a task of its own. A panic ends that task and its connection.
-fn start(core: &Rc<Core>, tcp: Tcp, open: &Rc<Cell<usize>>) {
-    let (core, open) = (core.clone(), open.clone());
-    open.set(open.get() + 1);
-    spawn(async move {
-        if let Err(panic) = caught(serve(&core, tcp)).await {
-            error!(panic, "a connection's task has panicked and is closed");
+        for _ in 0..BACKLOG {
+            let Ok(Some(tcp)) = listener.try_accept() else {
+                return;
+            };
+            self.admit(tcp);
         }
-        open.set(open.get() - 1);
-    });
+    }
+
+    fn admit(&self, tcp: Tcp) {
+        if let Some(place) = Taken::one(&self.places) {
+            self.start(tcp, place, false);
+        } else if let Some(place) = Taken::one(&self.turned_away) {
+            self.warn(
+                "no more connections (MAX_CLIENT_CONNECTIONS), refusing requests on new ones",
+            );
+            self.start(tcp, place, true);
+        } else {
+            self.warn("too many connections to refuse, closing new ones (MAX_CLIENT_CONNECTIONS)");
+        }
+    }
+
+    /// Serves a connection in a task of its own. A panic ends that task and its connection.
+    fn start(&self, tcp: Tcp, place: Taken, turned_away: bool) {
+        let (core, open) = (self.core.clone(), self.open.clone());
+        open.set(open.get() + 1);
+        spawn(async move {
+            if let Err(panic) = caught(serve(&core, tcp, turned_away)).await {
+                error!(panic, "a connection's task has panicked and is closed");
+            }
+            open.set(open.get() - 1);
+            drop(place);
+        });
+    }
+
+    /// Says what keeps clients out, now and then.
+    fn warn(&self, what: &str) {
+        if self
+            .warned
+            .get()
+            .is_none_or(|at| at.elapsed() > ACCEPT_WARN_INTERVAL)
+        {
+            self.warned.set(Some(Instant::now()));
+            warn!(open = self.open.get(), "{what}");
+        }
+    }
 }

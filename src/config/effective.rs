@@ -22,6 +22,8 @@ impl Config {
             upstream,
             attempts,
             client,
+            client_connections_max,
+            buffered_bytes_max,
             access_token,
             stream_idle_timeout,
             drain_timeout,
@@ -41,6 +43,8 @@ impl Config {
         lines.extend(attempts.effective());
         lines.extend(client.effective());
         lines.extend([
+            ("MAX_CLIENT_CONNECTIONS", client_connections_max.to_string()),
+            ("MAX_BUFFERED_BYTES", buffered_bytes_max.to_string()),
             (
                 "STREAM_IDLE_TIMEOUT_SECONDS",
                 seconds_or_none(*stream_idle_timeout),
@@ -94,7 +98,7 @@ impl Upstream {
 }
 
 impl Attempts {
-    fn effective(&self) -> [(&'static str, String); 7] {
+    fn effective(&self) -> [(&'static str, String); 8] {
         let Attempts {
             max,
             pool_timeout,
@@ -102,6 +106,7 @@ impl Attempts {
             write_timeout,
             header_timeout,
             last_header_timeout,
+            upgrade_header_timeout,
             backoff,
         } = self;
         [
@@ -110,6 +115,10 @@ impl Attempts {
             ("CONNECT_TIMEOUT_SECONDS", seconds(*connect_timeout)),
             ("WRITE_TIMEOUT_SECONDS", seconds(*write_timeout)),
             ("RESPONSE_HEADER_TIMEOUT_SECONDS", seconds(*header_timeout)),
+            (
+                "UPGRADE_HEADER_TIMEOUT_SECONDS",
+                seconds(*upgrade_header_timeout),
+            ),
             (
                 "LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS",
                 seconds_or_none(*last_header_timeout),

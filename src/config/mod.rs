@@ -34,6 +34,10 @@ pub struct Config {
     pub attempts: Attempts,
     /// What a client may send, and how slowly.
     pub client: ClientLimits,
+    /// Connections of clients, of all workers together.
+    pub client_connections_max: u64,
+    /// Request bodies held at the same time, of all workers together, in bytes.
+    pub buffered_bytes_max: u64,
     /// What a client has to present, if anything.
     pub access_token: Option<Secret>,
     /// Silence between two reads of a response body that aborts it; `None` = no limit.
@@ -95,6 +99,8 @@ pub struct Attempts {
     pub header_timeout: Duration,
     /// The same on the last attempt; `None` = no limit.
     pub last_header_timeout: Option<Duration>,
+    /// As `header_timeout`, of a WebSocket handshake, where it is less.
+    pub upgrade_header_timeout: Duration,
     /// Pause between attempts.
     pub backoff: Duration,
 }

@@ -16,6 +16,9 @@ const ATTEMPTS_MAX: u32 = 100;
 /// 1 TiB: a body is held in memory while it may be replayed.
 const BODY_BYTES_MAX: u64 = 1 << 40;
 
+/// As many as a process may have descriptors (fs.nr_open at most).
+const CLIENT_CONNECTIONS_MAX: u64 = 1 << 30;
+
 impl Config {
     /// The settings of this process.
     ///
@@ -47,6 +50,13 @@ impl Config {
                 self.listen
             ));
         }
+        if self.client.body_bytes_max > self.buffered_bytes_max {
+            warnings.push(format!(
+                "MAX_REQUEST_BODY_BYTES is {}, but a body of more than MAX_BUFFERED_BYTES, which is {}, \
+                 is always refused with 503",
+                self.client.body_bytes_max, self.buffered_bytes_max
+            ));
+        }
         warnings
     }
 }
@@ -67,6 +77,8 @@ fn read_config(env: &mut Environment) -> Read<Config> {
     let upstream = upstream::read(env);
     let attempts = read_attempts(env);
     let client = read_client_limits(env);
+    let client_connections_max = env.number("MAX_CLIENT_CONNECTIONS", 1..=CLIENT_CONNECTIONS_MAX);
+    let buffered_bytes_max = env.number("MAX_BUFFERED_BYTES", 1..=BODY_BYTES_MAX);
     let access_token = env.secret("PROXY_ACCESS_TOKEN");
     let stream_idle_timeout = env.seconds_or_zero("STREAM_IDLE_TIMEOUT_SECONDS");
     let drain_timeout = env.seconds_or_zero("DRAIN_TIMEOUT_SECONDS");
@@ -92,6 +104,8 @@ fn read_config(env: &mut Environment) -> Read<Config> {
         upstream,
         attempts: attempts?,
         client: client?,
+        client_connections_max: client_connections_max?,
+        buffered_bytes_max: buffered_bytes_max?,
         access_token: access_token?,
         stream_idle_timeout: none_if_zero(stream_idle_timeout?),
         drain_timeout: drain_timeout?,
@@ -124,6 +138,7 @@ fn read_attempts(env: &mut Environment) -> Read<Attempts> {
     let write_timeout = env.seconds("WRITE_TIMEOUT_SECONDS");
     let header_timeout = env.seconds("RESPONSE_HEADER_TIMEOUT_SECONDS");
     let last = env.optional_seconds_or_zero("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS");
+    let upgrade_header_timeout = env.seconds("UPGRADE_HEADER_TIMEOUT_SECONDS");
     let backoff = env.seconds_or_zero("RETRY_BACKOFF_SECONDS");
     let header_timeout = header_timeout?;
     Ok(Attempts {
@@ -133,6 +148,7 @@ fn read_attempts(env: &mut Environment) -> Read<Attempts> {
         write_timeout: write_timeout?,
         header_timeout,
         last_header_timeout: last?.map_or(Some(header_timeout), none_if_zero),
+        upgrade_header_timeout: upgrade_header_timeout?,
         backoff: backoff?,
     })
 }
@@ -216,6 +232,8 @@ mod tests {
         );
         assert_eq!(config.attempts.backoff, Duration::from_millis(250));
         assert_eq!(config.client.body_bytes_max, 32 << 20);
+        assert_eq!(config.client_connections_max, 10_000);
+        assert_eq!(config.buffered_bytes_max, 1 << 30);
         assert_eq!(config.stream_idle_timeout, None);
         assert!(config.access_token.is_none() && config.upstream.credential.is_none());
         assert_eq!(
@@ -261,6 +279,7 @@ mod tests {
             ("LISTEN_PORT", "65536"),
             ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0"),
             ("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS", "-1"),
+            ("UPGRADE_HEADER_TIMEOUT_SECONDS", "0"),
             ("UPSTREAM_MAX_ATTEMPTS", "0"),
             ("RETRY_BACKOFF_SECONDS", "nan"),
             ("CONNECT_TIMEOUT_SECONDS", "inf"),
@@ -268,6 +287,8 @@ mod tests {
             ("POOL_TIMEOUT_SECONDS", "ten"),
             ("STREAM_IDLE_TIMEOUT_SECONDS", "-0.5"),
             ("MAX_REQUEST_BODY_BYTES", "32MiB"),
+            ("MAX_BUFFERED_BYTES", "0"),
+            ("MAX_CLIENT_CONNECTIONS", "0"),
             ("UPSTREAM_CA_FILE", "/no/such/file"),
             ("UPSTREAM_MAX_CONNECTIONS", "-1"),
             ("UPSTREAM_IDLE_TIMEOUT_SECONDS", "0"),

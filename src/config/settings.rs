@@ -75,6 +75,11 @@ pub const SETTINGS: &[Setting] = &[
         "The same for the last attempt; 0 = no limit, unset = as RESPONSE_HEADER_TIMEOUT_SECONDS.",
     ),
     setting(
+        "UPGRADE_HEADER_TIMEOUT_SECONDS",
+        "5",
+        "The same for a WebSocket handshake, on every attempt, where it is less.",
+    ),
+    setting(
         "UPSTREAM_MAX_ATTEMPTS",
         "2",
         "Attempts in all, the first included; 1 never sends a request again.",
@@ -108,6 +113,16 @@ pub const SETTINGS: &[Setting] = &[
         "MAX_REQUEST_BODY_BYTES",
         "33554432",
         "Largest request body.",
+    ),
+    setting(
+        "MAX_BUFFERED_BYTES",
+        "1073741824",
+        "All request bodies held at the same time; one too many is refused with 503.",
+    ),
+    setting(
+        "MAX_CLIENT_CONNECTIONS",
+        "10000",
+        "Connections of clients at the same time; requests on more are refused with 503.",
     ),
     setting(
         "UPSTREAM_CA_FILE",

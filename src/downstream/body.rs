@@ -10,6 +10,7 @@ use crate::http1::framing::Framing;
 use crate::http1::head::{REQUEST_FIELDS_MAX, Scan, with_fields};
 use crate::net::buffer::{Buffer, SMALL_BYTES};
 use crate::net::deadline::Deadline;
+use crate::net::quota::Taken;
 use crate::refusal::Refusal;
 
 /// Less room at the end of a block is not worth a read.
@@ -29,8 +30,8 @@ impl From<Refusal> for Fault {
     }
 }
 
-/// The blocks that an attempt sends: the head with the beginning of the body, and the rest.
-pub type Wire = (Bytes, Vec<Bytes>);
+/// The blocks that an attempt sends, the first with the head, and what was taken for them.
+pub type Wire = (Bytes, Vec<Bytes>, Taken);
 
 /// Buffers the body of `request` behind its rewritten `head`.
 ///
@@ -62,7 +63,7 @@ async fn buffer_wire(
     }
     match request.framing {
         Framing::Chunked => {
-            let mut blocks = Blocks::starting_with(Buffer::empty());
+            let mut blocks = Blocks::starting_with(Buffer::empty(), client);
             let length = unchunk(client, input, &mut blocks).await?;
             write_field(
                 head.as_vec(),
@@ -70,15 +71,15 @@ async fn buffer_wire(
                 length.to_string().as_bytes(),
             );
             head.as_vec().extend_from_slice(b"\r\n");
-            Ok((head.freeze(), blocks.finish()))
+            Ok(blocks.finish(Some(head)))
         }
         framing => {
             head.as_vec().extend_from_slice(b"\r\n");
-            let mut blocks = Blocks::starting_with(head);
+            let mut blocks = Blocks::starting_with(head, client);
             if let Framing::Length(length) = framing {
                 receive(client, input, &mut blocks, length).await?;
             }
-            Ok(blocks.finish_with_first())
+            Ok(blocks.finish(None))
         }
     }
 }
@@ -91,7 +92,7 @@ async fn receive(
     length: u64,
 ) -> Result<(), Fault> {
     let held = usize::try_from(length).map_or(input.len(), |length| length.min(input.len()));
-    blocks.append(&input[..held]);
+    blocks.append(&input[..held])?;
     input.consume(held);
     let mut left = length - held as u64;
     while left > 0 {
@@ -116,7 +117,12 @@ async fn receive(
             input.as_vec().extend_from_slice(&blocks.last[body_end..]);
             blocks.last.truncate(body_end);
         }
+        blocks.charge(received.min(left) as usize)?;
         left = left.saturating_sub(received);
+        if left > 0 && client.tcp.worked(received as usize) {
+            wait(client).await?; // on io_uring others run meanwhile
+            client.tcp.breathe().await;
+        }
     }
     Ok(())
 }
@@ -132,7 +138,7 @@ async fn unchunk(client: &Client, input: &mut Buffer, blocks: &mut Blocks) -> Re
                 run.map_err(|_| Refusal::BadRequest("the chunked body is malformed"))?;
             if run == Run::Data {
                 length += bytes as u64;
-                blocks.append(&input[..bytes]);
+                blocks.append(&input[..bytes])?;
             }
             if length + decoder.data_left() > bytes_max {
                 return Err(Refusal::BodyTooLarge(bytes_max).into()); // as soon as it is claimed
@@ -152,6 +158,9 @@ async fn drop_trailers(client: &Client, input: &mut Buffer) -> Result<(), Fault>
     let malformed = || Refusal::BadRequest("the trailer section is malformed");
     loop {
         if let Some(length) = scan.head_length(input).map_err(|_| malformed())? {
+            if length > HEAD_BYTES_MAX {
+                return Err(Refusal::FieldsTooLarge.into());
+            }
             if length > 2 {
                 with_fields::<_, REQUEST_FIELDS_MAX>(&input[..length], |_| ())
                     .map_err(|_| malformed())?;
@@ -200,13 +209,16 @@ fn fault(ended: &Ended, client: &Client) -> Fault {
 struct Blocks {
     full: Vec<Bytes>,
     last: Buffer,
+    /// For the bytes of the body.
+    taken: Taken,
 }
 
 impl Blocks {
-    fn starting_with(last: Buffer) -> Self {
+    fn starting_with(last: Buffer, client: &Client) -> Self {
         Self {
             full: Vec::new(),
             last,
+            taken: Taken::nothing(&client.bodies),
         }
     }
 
@@ -223,7 +235,19 @@ impl Blocks {
         }
     }
 
-    fn append(&mut self, mut bytes: &[u8]) {
+    /// Takes `count` bytes, which have come, from what all requests together may hold.
+    fn charge(&mut self, count: usize) -> Result<(), Refusal> {
+        match self.taken.add(count as u64) {
+            true => Ok(()),
+            false => Err(Refusal::Overloaded(
+                "bytes of request bodies",
+                "MAX_BUFFERED_BYTES",
+            )),
+        }
+    }
+
+    fn append(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
+        self.charge(bytes.len())?;
         while !bytes.is_empty() {
             if self.last.spare() == 0 {
                 // Where the length is not known, what has come says what to expect.
@@ -238,20 +262,18 @@ impl Blocks {
             self.last.as_vec().extend_from_slice(fits);
             bytes = rest;
         }
+        Ok(())
     }
 
-    fn finish(mut self) -> Vec<Bytes> {
+    /// `first` is a block ahead of these. Most requests have one block in all.
+    fn finish(mut self, first: Option<Buffer>) -> Wire {
         if !self.last.is_empty() {
             self.full.push(self.last.freeze());
         }
-        self.full
-    }
-
-    /// The first block apart: most requests have no other.
-    fn finish_with_first(mut self) -> Wire {
-        match self.full.is_empty() {
-            true => (self.last.freeze(), Vec::new()),
-            false => (self.full.remove(0), self.finish()),
-        }
+        let first = match first {
+            Some(first) => first.freeze(),
+            None => self.full.remove(0),
+        };
+        (first, self.full, self.taken)
     }
 }

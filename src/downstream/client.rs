@@ -1,11 +1,13 @@
 //! A client's connection: read with deadlines, watched, and closed so that the client sees why.
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::config::ClientLimits;
 use crate::net::buffer::Buffer;
 use crate::net::deadline::Deadline;
+use crate::net::quota::Quota;
 use crate::net::sleep;
 use crate::net::tcp::Tcp;
 
@@ -26,6 +28,8 @@ pub struct Client {
     pub tcp: Tcp,
     /// What it may do, and how slowly.
     pub limits: ClientLimits,
+    /// What its request bodies are taken from.
+    pub bodies: Rc<Quota>,
 }
 
 /// Why nothing more can be read.
@@ -46,7 +50,10 @@ impl Client {
                 Ok(Err(_)) => return Err(Ended::Left),
                 Err(_) => return Err(Ended::Late),
             }
-            if self.read_into(input)? > 0 {
+            let count = self.read_into(input)?;
+            if count > 0 {
+                self.tcp.worked(count);
+                self.tcp.breathe().await;
                 return Ok(());
             }
         }

@@ -19,6 +19,9 @@ use crate::refusal::Refusal;
 
 /// Largest request head.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Most empty lines before a request. RFC 9112 2.2 wants one passed over; without end they would be
+/// a head that never begins.
+const EMPTY_LINES_MAX: u32 = 32;
 /// Most bytes of a path in a log line.
 const LOGGED_BYTES_MAX: usize = 256;
 /// Longest request-line.
@@ -32,6 +35,23 @@ pub enum Next {
     Refused(Refusal, Named),
     /// No request: the client has left, was idle too long, or we are draining.
     Nothing,
+}
+
+impl Next {
+    /// What becomes of it on a connection beyond `MAX_CLIENT_CONNECTIONS`: only health is told.
+    pub fn turned_away(self) -> Self {
+        match self {
+            Self::Request(mut request) if request.kind == Kind::Health => {
+                request.keep_alive = false;
+                Self::Request(request)
+            }
+            Self::Request(request) => Self::Refused(
+                Refusal::Overloaded("connections of clients", "MAX_CLIENT_CONNECTIONS"),
+                request.named,
+            ),
+            next => next,
+        }
+    }
 }
 
 /// A request as a log line names it.
@@ -84,6 +104,8 @@ impl Named {
 pub enum Kind {
     /// To be forwarded.
     Forward,
+    /// To be forwarded: a WebSocket handshake, which a tunnel may follow.
+    Handshake,
     /// `/healthz`: answered here.
     Health,
 }
@@ -150,9 +172,13 @@ async fn read_head(
     deadline: Deadline,
 ) -> Result<usize, Option<Refusal>> {
     let mut scan = Scan::default();
+    let mut empty_lines = 0;
     loop {
-        // RFC 9112 2.2: empty lines before a request-line are passed over.
         while scan.in_start_line() && input.starts_with(b"\r\n") {
+            empty_lines += 1;
+            if empty_lines > EMPTY_LINES_MAX {
+                return Err(Some(Refusal::BadRequest("there are too many empty lines")));
+            }
             input.consume(2);
             scan = Scan::default();
         }
@@ -196,7 +222,7 @@ fn refusal(error: Malformed) -> Refusal {
 }
 
 /// Refuses what is ambiguous or not for forwarding; rewrites the rest.
-fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
+pub fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
     let version = head.version;
     let bad = Refusal::BadRequest;
     let framing = framing::of_request(head).map_err(|ambiguous| bad(ambiguous.reason()))?;
@@ -232,15 +258,18 @@ fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
         Some(token) if !health => Some(bears(head, token.expose()).ok_or(Refusal::Unauthorized)?),
         _ => None,
     };
-    if wants_websocket(head) {
-        return Err(Refusal::UpgradeRequired);
-    }
+    let kind = match health {
+        true => Kind::Health,
+        false if is_handshake(head, framing, &connection) => Kind::Handshake,
+        false => Kind::Forward,
+    };
     let credential = config.upstream.credential.as_ref();
     let rules = RequestRules {
         host: &config.upstream.authority,
         base_path,
         credential: credential.map(|field| (field.name.as_str(), field.value.expose())),
         consumed,
+        websocket: kind == Kind::Handshake,
     };
     let mut rewritten = Buffer::small();
     fields::write_request(
@@ -258,7 +287,7 @@ fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
         expects_continue: version == Version::Http11 && expects_continue(head),
         keep_alive: version == Version::Http11 && !connection.close,
         head: rewritten,
-        kind: if health { Kind::Health } else { Kind::Forward },
+        kind,
     })
 }
 
@@ -299,14 +328,14 @@ fn expects_continue(head: &RequestHead<'_>) -> bool {
         .is_some_and(|field| field.value.eq_ignore_ascii_case(b"100-continue"))
 }
 
-fn wants_websocket(head: &RequestHead<'_>) -> bool {
-    let mut upgrades = head
-        .fields
-        .iter()
-        .filter(|field| fields::is(field, "upgrade"));
-    upgrades.any(|field| {
-        fields::list(field.value).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
-    })
+/// RFC 6455 4.1: a GET without a body. Any other upgrade is not passed on, and the request is one like
+/// any other.
+fn is_handshake(head: &RequestHead<'_>, framing: Framing, connection: &Connection<'_>) -> bool {
+    head.method == "GET"
+        && head.version == Version::Http11
+        && matches!(framing, Framing::None | Framing::Length(0))
+        && connection.upgrade
+        && fields::names_websocket(head.fields)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! A buffer that an operation of the kernel still uses is not given back but freed when that
 //! operation ends: the pool never holds memory the kernel may write to.
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 
 use bytes::Bytes;
@@ -16,8 +16,12 @@ pub const BULK_BYTES: usize = 256 << 10;
 
 /// Bytes of free buffers kept by a core, of each size.
 const KEPT_BYTES_MAX: usize = 8 << 20;
+/// Bytes of large buffers that a core lends for passing bytes on: thousands of clients that stop
+/// reading in the middle of something large must not make it hold more.
+const LENT_BYTES_MAX: usize = 64 << 20;
 
 thread_local! {
+    static LENT_BYTES: Cell<usize> = const { Cell::new(0) };
     static POOL: RefCell<[Shelf; 3]> = const {
         RefCell::new([Shelf::of(SMALL_BYTES), Shelf::of(LARGE_BYTES), Shelf::of(BULK_BYTES)])
     };
@@ -62,6 +66,8 @@ pub fn trim() {
 pub struct Buffer {
     bytes: Vec<u8>,
     start: usize,
+    /// What it counts for in `LENT_BYTES`.
+    lent: usize,
 }
 
 impl Buffer {
@@ -70,6 +76,7 @@ impl Buffer {
         Self {
             bytes: Vec::new(),
             start: 0,
+            lent: 0,
         }
     }
 
@@ -83,18 +90,28 @@ impl Buffer {
         Self::pooled(1)
     }
 
-    /// The smallest buffer that has room for `bytes`, of [`BULK_BYTES`] at most.
+    /// A buffer for passing `bytes` on: the smallest that has room for them, of [`BULK_BYTES`] at most;
+    /// a small one where the larger ones lent so are many already.
     pub fn for_bytes(bytes: usize) -> Self {
-        let too_small = [SMALL_BYTES, LARGE_BYTES]
-            .into_iter()
-            .filter(|size| *size < bytes);
-        Self::pooled(too_small.count())
+        let (shelf, size) = match bytes > LARGE_BYTES {
+            true => (2, BULK_BYTES),
+            false => (1, LARGE_BYTES),
+        };
+        let lent = LENT_BYTES.get() + size;
+        if bytes <= SMALL_BYTES || lent > LENT_BYTES_MAX {
+            return Self::small();
+        }
+        LENT_BYTES.set(lent);
+        let mut buffer = Self::pooled(shelf);
+        buffer.lent = size;
+        buffer
     }
 
     fn pooled(shelf: usize) -> Self {
         Self {
             bytes: POOL.with_borrow_mut(|pool| pool[shelf].take()),
             start: 0,
+            lent: 0,
         }
     }
 
@@ -172,6 +189,7 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        LENT_BYTES.set(LENT_BYTES.get() - self.lent);
         let (mut bytes, _) = self.take();
         // A buffer that grew, or that was never one of the pool's, is simply freed. At the end of a
         // thread there is no pool any more.
@@ -260,6 +278,22 @@ mod tests {
         ] {
             assert_eq!(Buffer::for_bytes(bytes).spare(), room);
         }
+    }
+
+    #[test]
+    fn buffers_for_passing_on_are_small_when_many_large_ones_are_lent() {
+        let bulk_max = LENT_BYTES_MAX / BULK_BYTES;
+        let mut lent: Vec<_> = (0..bulk_max)
+            .map(|_| Buffer::for_bytes(BULK_BYTES))
+            .collect();
+        assert!(lent.iter().all(|buffer| buffer.spare() == BULK_BYTES));
+        assert_eq!(Buffer::for_bytes(LARGE_BYTES).spare(), SMALL_BYTES);
+        let (memory, start) = lent[0].take();
+        lent[0].restore(memory, start);
+        lent.pop();
+        assert_eq!(Buffer::for_bytes(BULK_BYTES).spare(), BULK_BYTES);
+        drop(lent);
+        assert_eq!(LENT_BYTES.get(), 0);
     }
 
     #[test]

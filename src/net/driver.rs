@@ -19,6 +19,9 @@ pub struct Chosen {
     pub fallbacks: Vec<String>,
 }
 
+/// Makes monoio use epoll.
+const FORCE_EPOLL: &str = "MONOIO_FORCE_LEGACY_DRIVER";
+
 thread_local! {
     static ON_EPOLL: Cell<bool> = const { Cell::new(false) };
 }
@@ -54,11 +57,7 @@ pub fn build() -> io::Result<(Runtime, Chosen)> {
             }
         }
     } else {
-        // What the probe of monoio found is not told: ask again.
-        fallbacks.push(match io_uring::IoUring::new(2) {
-            Ok(_) => "MONOIO_FORCE_LEGACY_DRIVER is set".to_owned(),
-            Err(error) => format!("io_uring: {error}"),
-        });
+        fallbacks.push(why_no_ring());
     }
     let runtime = RuntimeBuilder::<LegacyDriver>::new()
         .enable_timer()
@@ -68,14 +67,30 @@ pub fn build() -> io::Result<(Runtime, Chosen)> {
     Ok((runtime.into(), Chosen { name, fallbacks }))
 }
 
-/// Lets the other tasks of the core run, for a task that has moved many bytes without waiting.
-///
-/// On io_uring any operation is a real yield. On epoll an operation that can go ahead does not
-/// wait, and waking oneself puts the task at the front of the queue: only a timer that has to be
-/// waited for yields.
-pub async fn yield_to_others(socket: &Tcp) {
+/// What the probe of monoio found is not told: ask again.
+fn why_no_ring() -> String {
+    if std::env::var_os(FORCE_EPOLL).is_some() {
+        return format!("{FORCE_EPOLL} is set");
+    }
+    match io_uring::IoUring::new(2) {
+        Ok(_) => "io_uring: refused at first, or operations are missing".to_owned(),
+        Err(error) => format!("io_uring: {error}"),
+    }
+}
+
+/// Lets the other tasks of the core run, for a task whose operations have all gone ahead at once. On
+/// epoll such operations do not wait, and waking oneself puts the task at the front of the queue:
+/// only a timer that has to be waited for yields. On io_uring any operation has yielded.
+pub async fn yield_on_epoll() {
     if ON_EPOLL.get() {
         crate::net::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The same for a task that has moved many bytes without any operation of the runtime.
+pub async fn yield_to_others(socket: &Tcp) {
+    if ON_EPOLL.get() {
+        yield_on_epoll().await;
     } else {
         // An error shows at the next read or write.
         let _ = socket.writable().await;

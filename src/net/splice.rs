@@ -19,12 +19,24 @@ use crate::net::tcp::Tcp;
 const PIPE_BYTES: usize = 1 << 20;
 const LARGE_PIPES_MAX: usize = 4;
 const PIPE_BYTES_BEYOND: usize = 256 << 10;
+/// Pipes of a core: clients that stop reading must not make the kernel hold more than 64 MiB for each.
+const PIPES_MAX: usize = 256;
 /// Pipes kept by a core when nobody uses them.
 const PIPES_KEPT_MAX: usize = 16;
 
 thread_local! {
     static KEPT: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };
+    /// As many of them as nobody has needed since the last [`trim`].
+    static UNUSED: Cell<usize> = const { Cell::new(0) };
     static OPEN: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Closes half of the pipes that nobody has needed since the last time. To be called now and then.
+pub fn trim() {
+    KEPT.with_borrow_mut(|kept| {
+        kept.drain(..UNUSED.get().div_ceil(2));
+        UNUSED.set(kept.len());
+    });
 }
 
 struct Ends {
@@ -35,6 +47,9 @@ struct Ends {
 
 impl Ends {
     fn open() -> io::Result<Self> {
+        if OPEN.get() == PIPES_MAX {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let wanted = match OPEN.get() {
             ..LARGE_PIPES_MAX => PIPE_BYTES,
@@ -64,9 +79,13 @@ impl Pipe {
     /// A pipe with nothing in it.
     ///
     /// # Errors
-    /// No descriptors left.
+    /// No descriptors left, or too many pipes are open.
     pub fn take() -> io::Result<Self> {
-        let kept = KEPT.with_borrow_mut(Vec::pop);
+        let kept = KEPT.with_borrow_mut(|kept| {
+            let taken = kept.pop();
+            UNUSED.set(UNUSED.get().min(kept.len()));
+            taken
+        });
         let ends = kept.map_or_else(Ends::open, Ok)?;
         Ok(Self {
             ends: Some(ends),

@@ -1,9 +1,11 @@
 //! Bytes after both commits: they follow the framing to the message's end, or break off visibly.
-mod body;
+pub mod body;
 mod splice;
+pub mod tunnel;
 
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::downstream::client::Left;
@@ -12,17 +14,24 @@ use crate::http1::framing::Framing;
 use crate::net::buffer::Buffer;
 use crate::net::deadline::Deadline;
 use crate::net::driver::yield_to_others;
+use crate::net::quota::{Quota, Taken};
 use crate::net::select;
 use crate::relay::body::Body;
 use crate::upstream::connection::Connection;
 use crate::upstream::response::Response;
 
-/// Bytes moved before the other tasks of the core get their turn.
+/// Bytes read before the other tasks of the core get their turn.
 const YIELD_BYTES: u64 = 1 << 20;
 /// How long, and how far, upstream's response is followed for a client that has left: Codex leaves
 /// as soon as it has its last event, and the end of that response saves the connection.
 const DRAIN: Duration = Duration::from_millis(100);
-const DRAIN_BYTES_MAX: usize = 64 << 10;
+const DRAIN_BYTES_MAX: u64 = 64 << 10;
+/// Responses that a core follows so at the same time; a crowd that leaves saves no connections.
+const DRAINS_MAX: u64 = 64;
+
+thread_local! {
+    static DRAINS: Rc<Quota> = Quota::of_core(DRAINS_MAX);
+}
 
 /// A response body on its way.
 pub struct Relay {
@@ -180,6 +189,8 @@ impl Relay {
             if self.read(&mut buffer)? {
                 self.pass(answering, &mut buffer, left).await?;
             }
+            drop(buffer);
+            self.breathe(answering, left).await?;
         }
         Ok(())
     }
@@ -208,6 +219,7 @@ impl Relay {
             Ok(Some(0)) => self.end_of_stream()?,
             Ok(Some(count)) => {
                 self.last_read = count;
+                self.since_yield += count as u64;
                 self.bulk = buffer.spare() == 0;
                 self.follow(buffer).map_err(Aborted::Malformed)?;
             }
@@ -244,26 +256,23 @@ impl Relay {
         buffer: &mut Buffer,
         left: &mut Left<'_>,
     ) -> Result<(), Aborted> {
-        let count = buffer.len() as u64;
         let written = select! {
             biased;
             written = answering.write(buffer) => written,
             // The dropped write leaves the connection good for closing only.
             () = &mut *left => return Err(Aborted::ClientLeft { complete: false }),
         };
-        written.map_err(|error| client_error(&error))?;
-        self.breathe(answering, count, left).await
+        written.map_err(|error| client_error(&error))
     }
 
     /// Lets others run now and then, and looks whether the client is still there: a stream that
-    /// never pauses would not come to it otherwise.
+    /// never pauses would not come to it otherwise. What counts is what was read: of framing that is
+    /// undone, little is written.
     async fn breathe(
         &mut self,
         answering: &Answering<'_>,
-        count: u64,
         left: &mut Left<'_>,
     ) -> Result<(), Aborted> {
-        self.since_yield += count;
         if self.since_yield < YIELD_BYTES {
             return Ok(());
         }
@@ -280,9 +289,12 @@ impl Relay {
 
     /// Follows the response a little further for nobody; whether it came to its end.
     async fn drain(&mut self) -> bool {
+        let Some(_place) = DRAINS.with(Taken::one) else {
+            return self.ended;
+        };
         let deadline = Deadline::after(DRAIN);
-        let mut bytes = 0;
-        while !self.ended && bytes < DRAIN_BYTES_MAX {
+        self.since_yield = 0;
+        while !self.ended && self.since_yield < DRAIN_BYTES_MAX && !deadline.has_passed() {
             if deadline
                 .limit(self.response.conn.stream.readable())
                 .await
@@ -294,7 +306,6 @@ impl Relay {
             if self.read(&mut scrap).is_err() {
                 break;
             }
-            bytes += scrap.len();
         }
         self.ended
     }

@@ -27,12 +27,10 @@ impl Relay {
             return Ok(());
         };
         let Ok(mut pipe) = Pipe::take() else {
-            self.no_pipe = true; // no descriptors left: the other way needs none
+            self.no_pipe = true; // the other way needs none
             return Ok(());
         };
-        from.set_nonblocking().map_err(Aborted::Cut)?;
         let to = answering.tcp();
-        to.set_nonblocking().map_err(|error| client_error(&error))?;
         let mut unseen = self.body.unseen(self.bulk);
         while unseen > 0 {
             match pipe.fill(from, unseen).map_err(Aborted::Cut)? {
@@ -47,7 +45,8 @@ impl Relay {
                     // and what is drained after a failure has to be followed from the right place.
                     self.ended |= self.body.passed(count as u64);
                     self.empty(&mut pipe, to, answering, left).await?;
-                    self.breathe(answering, count as u64, left).await?;
+                    self.since_yield += count as u64;
+                    self.breathe(answering, left).await?;
                 }
             }
         }

@@ -39,10 +39,12 @@
 //! ```
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::iter::once;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -237,6 +239,15 @@ impl Replayable {
                 () = &mut expiry => break try_read(stream, &mut received),
             }
         };
+        if written.is_none() && !matches!(read, Ok(Some(1..))) {
+            // The end may be our own doing: a task that makes no progress in time closes the connection.
+            let ended = poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx))).await;
+            if let Poll::Ready(Err(error)) = ended
+                && error.kind() == io::ErrorKind::TimedOut
+            {
+                written = Some(Err(error));
+            }
+        }
         if !matches!(written, Some(Ok(()))) {
             deadline = Deadline::after_if(limits.header); // if answered: before it was all sent
         }
@@ -317,7 +328,9 @@ fn start(request: &Replayable, stream: &Rc<Stream>, stall: Duration) -> (Start, 
         stream: stream.clone(),
     };
     let (stream, progress) = (stream.clone(), guard.progress.clone());
+    let taken = request.taken.clone();
     let send = async move {
+        let _taken = taken;
         for block in blocks {
             let written = stream.write(&block, stall).await;
             if let Err(error) = written {

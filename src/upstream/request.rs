@@ -1,5 +1,9 @@
 //! A request held whole in memory, as it goes over the wire.
+use std::rc::Rc;
+
 use bytes::Bytes;
+
+use crate::net::quota::Taken;
 
 /// A request that has not drawn a response byte yet, so it may be sent.
 ///
@@ -16,16 +20,20 @@ pub struct Replayable {
     pub(super) first: Bytes,
     pub(super) rest: Vec<Bytes>,
     pub(super) idempotent: bool,
+    /// What the blocks were taken from. Whoever holds them holds it too.
+    pub(super) taken: Rc<Taken>,
 }
 
 impl Replayable {
-    /// A request of these blocks, the first of which begins with its head. `idempotent` as RFC 9110
+    /// A request of these blocks, the first of which begins with its head; what was taken for them is
+    /// given back when they are no longer held. `idempotent` as RFC 9110
     /// 9.2.2 says of its method.
-    pub fn new((first, rest): (Bytes, Vec<Bytes>), idempotent: bool) -> Self {
+    pub fn new((first, rest, taken): (Bytes, Vec<Bytes>, Taken), idempotent: bool) -> Self {
         Self {
             first,
             rest,
             idempotent,
+            taken: Rc::new(taken),
         }
     }
 

@@ -1,5 +1,4 @@
 //! Peers that pipeline, stall, half-close, flood or break the rules harm nobody but themselves.
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -8,15 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Resource, Rlimit, Signal, prlimit};
+use rustix::process::{Resource, Rlimit, prlimit};
 use rustls::crypto::ring;
 use rustls::version::TLS12;
 use rustls::{ServerConfig, ServerConnection};
 
 use crate::support::net::eventually;
 use crate::support::{
-    Act, Authority, Client, DEADLINE, OK, Origin, PROMPT, Proxy, act, get, pattern, post, sockets,
-    soon,
+    Act, Authority, Client, DEADLINE, Origin, PROMPT, Proxy, act, get, pattern, post, sockets, soon,
 };
 
 const ALONE: (&str, &str) = ("WORKERS", "1");
@@ -252,53 +250,20 @@ fn a_close_delimited_response_to_a_client_that_half_closes_never_looks_complete(
         client.send(get("/"));
         soon(&was_asked);
         // Both come at once for the proxy.
-        proxy.signal(Signal::STOP);
-        eventually("it stops", || is_stopped(&proxy));
-        if round.is_multiple_of(2) {
-            client.half_close();
-        }
-        send.send(()).unwrap();
-        soon(&was_asked);
-        if !round.is_multiple_of(2) {
-            client.half_close();
-        }
-        proxy.signal(Signal::CONT);
+        proxy.sleeps(Duration::ZERO, || {
+            if round.is_multiple_of(2) {
+                client.half_close();
+            }
+            send.send(()).unwrap();
+            soon(&was_asked);
+            if !round.is_multiple_of(2) {
+                client.half_close();
+            }
+        });
         match client.try_response("GET") {
             Ok(response) => panic!("round {round}: complete with {:?}", response.text()),
             Err(cut) => assert!(cut.reset || cut.head.is_none() && cut.body.is_empty()),
         }
-    }
-}
-
-#[test]
-fn a_core_that_slept_through_the_deadline_relays_what_came_meanwhile() {
-    const LIMIT: Duration = Duration::from_secs(1);
-    for before in ["", "H", "HTTP/1.1 200 OK\r\nContent-"] {
-        let (asked, was_asked) = mpsc::channel();
-        let (send, may_send) = mpsc::channel();
-        let origin = Origin::plays([act(move |peer| {
-            peer.request();
-            peer.send(before);
-            peer.until_taken();
-            asked.send(()).unwrap();
-            soon(&may_send);
-            peer.send(&OK[before.len()..]);
-            asked.send(()).unwrap();
-        })]);
-        let settings = [ALONE, ("RESPONSE_HEADER_TIMEOUT_SECONDS", "1")];
-        let proxy = Proxy::start(&origin, &settings);
-        let mut client = Client::connect(&proxy);
-        client.send(get("/"));
-        soon(&was_asked);
-        proxy.signal(Signal::STOP);
-        eventually("it stops", || is_stopped(&proxy));
-        send.send(()).unwrap();
-        soon(&was_asked);
-        thread::sleep(LIMIT + LIMIT / 2); // the core's sleep, not a wait
-        proxy.signal(Signal::CONT);
-        let response = client.response();
-        let seen = (response.status(), response.attempts());
-        assert_eq!(seen, (200, Some(1)), "after {before:?}");
     }
 }
 
@@ -319,12 +284,10 @@ fn a_core_that_slept_through_the_idle_limit_relays_what_came_meanwhile() {
     client.send(get("/"));
     client.head();
     client.receive("part");
-    proxy.signal(Signal::STOP);
-    eventually("it stops", || is_stopped(&proxy));
-    send.send(()).unwrap();
-    soon(&has_begun);
-    thread::sleep(LIMIT + LIMIT / 2); // the core's sleep, not a wait
-    proxy.signal(Signal::CONT);
+    proxy.sleeps(LIMIT + LIMIT / 2, || {
+        send.send(()).unwrap();
+        soon(&has_begun);
+    });
     client.receive(" two");
 }
 
@@ -407,14 +370,4 @@ fn last_flight(session: &mut ServerConnection, tcp: &mut TcpStream) -> Vec<u8> {
         }
         tcp.write_all(&flight).unwrap();
     }
-}
-
-/// Whether all its threads have obeyed SIGSTOP, by proc_pid_stat(5).
-fn is_stopped(proxy: &Proxy) -> bool {
-    let tasks = format!("/proc/{}/task", proxy.pid().as_raw_nonzero());
-    fs::read_dir(tasks).unwrap().all(|task| {
-        let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
-        let (_, after_name) = stat.rsplit_once(") ").unwrap();
-        after_name.starts_with('T')
-    })
 }

@@ -21,123 +21,6 @@ fn assert_refused(requests: &[Vec<u8>], status: u16, code: &str) {
     }
 }
 
-fn with_fields(fields: &str) -> Vec<u8> {
-    format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\nhello").into_bytes()
-}
-
-#[test]
-fn ambiguous_lengths_are_refused() {
-    let cases = [
-        "Content-Length: 5\r\nTransfer-Encoding: chunked",
-        "Transfer-Encoding: chunked\r\nContent-Length: 5",
-        "Content-Length: 5\r\nContent-Length: 6",
-        "Content-Length: 5, 6",
-        "Content-Length: 5 6",
-        "Content-Length: +5",
-        "Content-Length: -5",
-        "Content-Length: 0x5",
-        "Content-Length: 5a",
-        "Content-Length: 5.0",
-        "Content-Length:",
-        "Content-Length: \u{ff15}",
-        "Content-Length: 99999999999999999999",
-        "Content-Length: 18446744073709551621", // 5, 64 bits wide
-        "Transfer-Encoding: gzip",
-        "Transfer-Encoding: gzip, chunked",
-        "Transfer-Encoding: chunked, gzip",
-        "Transfer-Encoding: chunked, chunked",
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
-        "Transfer-Encoding: identity",
-        "Transfer-Encoding: xchunked",
-        "Transfer-Encoding: chunked;q=1",
-        "Transfer-Encoding: \"chunked\"",
-        "Transfer-Encoding:",
-        "Transfer-Encoding: \u{b}chunked",
-    ];
-    assert_refused(&cases.map(with_fields), 400, "bad_request");
-}
-
-#[test]
-fn a_transfer_coding_in_http_1_0_is_refused() {
-    let request = "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-    assert_refused(&[request.into()], 400, "bad_request");
-}
-
-#[test]
-fn bad_chunk_framing_is_refused() {
-    let cases = [
-        "x\r\n",
-        "-5\r\nhello\r\n0\r\n\r\n",
-        "+5\r\nhello\r\n0\r\n\r\n",
-        "0x5\r\nhello\r\n0\r\n\r\n",
-        "\r\nhello\r\n0\r\n\r\n",
-        ";x=y\r\nhello\r\n0\r\n\r\n",
-        "5\nhello\n0\n\n",
-        "5\r\nhello\n0\r\n\r\n",
-        "5\r\nhello0\r\n\r\n",
-        "5\r\nhello world\r\n0\r\n\r\n",
-        "5\rhello\r\n0\r\n\r\n",
-        "11111111111111111\r\n",
-        "ffffffffffffffff\r\n",
-        "5;a\nb\r\nhello\r\n0\r\n\r\n",
-        "5\r\nhello\r\n0\r\nbad trailer\r\n\r\n",
-        "5\r\nhello\r\n0\r\nX : y\r\n\r\n",
-    ];
-    let requests: Vec<Vec<u8>> = cases
-        .map(|body| {
-            format!("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{body}").into()
-        })
-        .into();
-    for request in requests {
-        let huge = request.ends_with(b"\r\n\r\nffffffffffffffff\r\n");
-        let origin = Origin::plays([]);
-        let proxy = Proxy::start(&origin, &[]);
-        let mut client = Client::connect(&proxy);
-        client.send(&request);
-        let response = client.response();
-        let shown = String::from_utf8_lossy(&request).into_owned();
-        let allowed = response.status() == 400 || huge && response.status() == 413;
-        assert!(allowed, "{shown:?}: {}", response.head.text());
-        client.is_closed();
-    }
-}
-
-#[test]
-fn malformed_heads_are_refused() {
-    let heads = [
-        "GET / HTTP/1.1\r\nHost : h\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nX-A\t: b\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nX-A: b\r\n folded\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nX-A: b\r\n\tfolded\r\n\r\n",
-        "GET / HTTP/1.1\r\n Host: h\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nX-A: b\rc\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nX-A: b\0c\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nX\0A: b\r\n\r\n",
-        "GET /\0 HTTP/1.1\r\nHost: h\r\n\r\n",
-        "GET /\r HTTP/1.1\r\nHost: h\r\n\r\n",
-        "GET /a b HTTP/1.1\r\nHost: h\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nX A: b\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nX(A): b\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nX@A: b\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nX-Ä: b\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\n: b\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nnothing\r\n\r\n",
-        "GET / HTTP/1.1\r\nX-A: b\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n",
-        "GET / HTTP/1.1\r\nHost: h\r\nhost: other\r\n\r\n",
-        "GET / HTTP/1.0\r\nHost: h\r\nhost: other\r\n\r\n",
-        "GET / HTTP/2.0\r\nHost: h\r\n\r\n",
-        "GET / HTTP/1.2\r\nHost: h\r\n\r\n",
-        "GET / http/1.1\r\nHost: h\r\n\r\n",
-        "GET /\r\n\r\n",
-        "G@T / HTTP/1.1\r\nHost: h\r\n\r\n",
-        "GET no-slash HTTP/1.1\r\nHost: h\r\n\r\n",
-        "\u{16}\u{3}\u{1}\u{2}\0\u{1}\r\n\r\n",
-    ];
-    assert_refused(&heads.map(Vec::from), 400, "bad_request");
-}
-
 #[test]
 fn a_head_over_64_kib_or_128_fields_is_refused() {
     let bytes = format!(
@@ -183,17 +66,9 @@ fn what_just_fits_is_forwarded() {
 }
 
 #[test]
-fn connect_and_trace_are_not_forwarded() {
-    let origin = Origin::plays([]);
-    let proxy = Proxy::start(&origin, &[]);
-    for request in [
-        "CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n",
-        "TRACE / HTTP/1.1\r\nHost: h\r\n\r\n",
-    ] {
-        let mut client = Client::connect(&proxy);
-        let response = client.exchange(request);
-        response.assert_refusal(405, "method_not_allowed");
-    }
+fn empty_lines_without_end_are_refused() {
+    let request = "\r\n".repeat(100) + &get("/");
+    assert_refused(&[request.into()], 400, "bad_request");
 }
 
 #[test]
@@ -397,53 +272,4 @@ fn the_access_token_lets_in_and_stays_here() {
         assert!(!head.text().contains("the-token"), "{}", head.text());
         assert_eq!(head.field("x-other").unwrap(), "1");
     }
-}
-
-#[test]
-fn a_target_that_climbs_above_the_base_path_is_refused() {
-    let origin = Origin::plays([]);
-    let proxy = Proxy::start_at(&format!("{}/api", origin.url()), &[]);
-    for target in [
-        "/..",
-        "/../x",
-        "/../../x",
-        "/a/../../x",
-        "/%2e%2e/x",
-        "/%2E./x",
-        "/.%2e/x",
-        "/./../x",
-        "/a/b/../../../x",
-        "http://h/../x",
-    ] {
-        let mut client = Client::connect(&proxy);
-        let response = client.exchange(get(target));
-        assert_eq!(response.status(), 400, "{target}: {}", response.text());
-        response.assert_refusal(400, "bad_request");
-    }
-}
-
-#[test]
-fn a_refused_request_leaves_the_next_connection_untouched() {
-    let origin = Origin::plays([answers(OK)]);
-    let proxy = Proxy::start(&origin, &[("WORKERS", "1")]);
-    let mut bad = Client::connect(&proxy);
-    let smuggled = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n\
-                    0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
-    bad.exchange(smuggled).assert_refusal(400, "bad_request");
-    bad.is_closed();
-    assert_eq!(Client::connect(&proxy).exchange(get("/")).status(), 200);
-    assert_eq!(origin.request(1).head.line(), "GET / HTTP/1.1");
-}
-
-#[test]
-fn a_websocket_handshake_is_answered_with_426_so_that_codex_takes_post() {
-    let origin = Origin::plays([]);
-    let proxy = Proxy::start(&origin, &[]);
-    let mut client = Client::connect(&proxy);
-    let response = client.exchange(
-        "GET /v1/responses HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-    );
-    assert_eq!(response.status(), 426);
-    assert_eq!(response.head.field("upgrade").unwrap(), "websocket");
 }

@@ -3,10 +3,13 @@
 mod bodies;
 mod client;
 mod dice;
+pub mod load;
+pub mod names;
 pub mod net;
 mod origin;
 mod peer;
 mod proxy;
+mod secrets;
 pub mod sockets;
 mod tls;
 mod wire;
@@ -17,7 +20,8 @@ pub use dice::Dice;
 pub use net::{Vacant, full_backlog};
 pub use origin::{Act, Origin, act, answers, closes, hangs, resets};
 pub use peer::Peer;
-pub use proxy::{Proxy, run};
+pub use proxy::{Proxy, run, run_by};
+pub use secrets::{CANARY, assert_no_secret, shown_canary};
 pub use tls::Authority;
 pub use wire::{Framing, Gone, Head, Response, Stream, Wire, fields_without};
 
@@ -42,15 +46,15 @@ pub const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A request without a body.
 pub fn get(target: &str) -> String {
-    format!("GET {target} HTTP/1.1\r\nHost: client.example\r\n\r\n")
+    format!("GET {target} HTTP/1.1\r\nHost: client.example\r\nCookie: {CANARY}\r\n\r\n")
 }
 
 /// A request with a body, as Codex would send it.
 pub fn post(target: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
-        "POST {target} HTTP/1.1\r\nhost: client.example\r\ncontent-type: application/json\r\n\
-         accept: text/event-stream\r\ncontent-length: {length}\r\n\r\n"
+        "POST {target} HTTP/1.1\r\nhost: client.example\r\nauthorization: Bearer {CANARY}\r\n\
+         content-type: application/json\r\naccept: text/event-stream\r\ncontent-length: {length}\r\n\r\n"
     );
     [head.as_bytes(), body].concat()
 }
@@ -58,7 +62,8 @@ pub fn post(target: &str, body: &[u8]) -> Vec<u8> {
 /// The same body in chunks of `size` bytes.
 pub fn post_chunked(target: &str, body: &[u8], size: usize) -> Vec<u8> {
     let head = format!(
-        "POST {target} HTTP/1.1\r\nHost: client.example\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "POST {target} HTTP/1.1\r\nHost: client.example\r\nx-api-key: {CANARY}\r\n\
+         Transfer-Encoding: chunked\r\n\r\n"
     );
     [head.as_bytes(), &chunked(body, size)].concat()
 }

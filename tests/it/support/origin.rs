@@ -106,6 +106,15 @@ impl Origin {
         Self::start(listener(), Script::Each(max, Arc::new(play)), None)
     }
 
+    /// The same on a listener that exists already.
+    pub fn serves_on(
+        listener: TcpListener,
+        max: usize,
+        play: impl Fn(&mut Peer) + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(listener, Script::Each(max, Arc::new(play)), None)
+    }
+
     /// Asks for an act at each connection: for scripts whose connections are not certain.
     pub fn serves_in_turn(turns: impl FnMut(usize) -> Option<Act> + Send + 'static) -> Self {
         Self::start(listener(), Script::InTurn(Box::new(turns)), None)
@@ -126,6 +135,16 @@ impl Origin {
     ) -> Self {
         let script = Script::Each(max, Arc::new(play));
         Self::start(listener(), script, Some(authority.server()))
+    }
+
+    /// The same with a server's configuration of its own.
+    pub fn serves_tls_with(
+        config: Arc<ServerConfig>,
+        max: usize,
+        play: impl Fn(&mut Peer) + Send + Sync + 'static,
+    ) -> Self {
+        let script = Script::Each(max, Arc::new(play));
+        Self::start(listener(), script, Some(config))
     }
 
     fn start(listener: TcpListener, script: Script, tls: Option<Arc<ServerConfig>>) -> Self {
