@@ -137,15 +137,14 @@ fn start(origin: &Origin, climate: Climate, authority: &Authority) -> Proxy {
         climate.attempts.to_string(),
         climate.header_limit.as_secs_f64().to_string(),
     );
-    let (idle, write) = match climate.silences {
-        true => (IDLE_LIMIT.as_secs_f64().to_string(), "1"),
-        false => ("0".to_owned(), "30"),
+    let idle = match climate.silences {
+        true => IDLE_LIMIT.as_secs_f64().to_string(),
+        false => "0".to_owned(),
     };
     let settings = [
         ("UPSTREAM_MAX_ATTEMPTS", attempts.as_str()),
         ("RESPONSE_HEADER_TIMEOUT_SECONDS", &header),
         ("STREAM_IDLE_TIMEOUT_SECONDS", &idle),
-        ("WRITE_TIMEOUT_SECONDS", write),
         ("RETRY_BACKOFF_SECONDS", "0.005"),
         ("UPSTREAM_IDLE_TIMEOUT_SECONDS", "5"),
         ("UPSTREAM_CA_FILE", authority.file()),

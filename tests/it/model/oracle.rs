@@ -102,7 +102,7 @@ impl Case<'_> {
         let mut allowed = Vec::new();
         for (number, send) in self.sends.iter().enumerate() {
             let last = number + 1 == self.sends.len();
-            let failed = self.failed(number, send, earliest);
+            let failed = self.failed(send, earliest);
             let Some(failure) = failed else {
                 // In time: nothing may come after it.
                 if !last {
@@ -110,12 +110,12 @@ impl Case<'_> {
                         "sent again after the response byte of sending {number}"
                     ));
                 }
-                allowed = self.of_answer(number, send, earliest);
+                allowed = self.of_answer(send, earliest);
                 break;
             };
             let stale = send.reused && failure.closed && free;
             if last && failure.late {
-                allowed = self.of_answer(number, send, earliest);
+                allowed = self.of_answer(send, earliest);
             }
             let used_up = attempt + unsure >= max && (failure.unsure || !stale);
             if last && used_up {
@@ -144,7 +144,7 @@ impl Case<'_> {
     }
 
     /// Why this sending drew no byte that the proxy must have seen.
-    fn failed(&self, number: usize, send: &Send, earliest: Instant) -> Option<Failed> {
+    fn failed(&self, send: &Send, earliest: Instant) -> Option<Failed> {
         let expiry = earliest + self.climate.header_limit;
         let closed = |since| Failed {
             since,
@@ -169,7 +169,7 @@ impl Case<'_> {
         if send.was_idle {
             return Some(closed(earliest));
         }
-        match &self.exchange.moves[number.min(self.exchange.moves.len() - 1)] {
+        match &self.exchange.moves[send.number.min(self.exchange.moves.len() - 1)] {
             Move::Ends(..) => match send.ended {
                 Some(ended) if ended < expiry => Some(closed(ended)),
                 // The proxy may have given up before: either way it is a failure.
@@ -188,13 +188,13 @@ impl Case<'_> {
         }
     }
 
-    /// What the client may see of the answer to sending `number`.
-    fn of_answer(&self, number: usize, send: &Send, earliest: Instant) -> Vec<Allowed> {
+    /// What the client may see of the answer to a sending.
+    fn of_answer(&self, send: &Send, earliest: Instant) -> Vec<Allowed> {
         let exchange = self.exchange;
-        let Some(Move::Answers(answer)) = exchange.moves.get(number) else {
+        let Some(Move::Answers(answer)) = exchange.moves.get(send.number) else {
             return Vec::new();
         };
-        let layout = answer.layout(exchange.method, exchange.id, number);
+        let layout = answer.layout(exchange.method, exchange.id, send.number);
         let sent = answer.cut.unwrap_or(layout.wire.len());
         let interim = !self.interim(answer, &layout, sent).is_empty();
         let headless = |refusal| match interim {

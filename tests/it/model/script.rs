@@ -200,7 +200,7 @@ impl Script {
         let mut exchanges: Vec<Exchange> = Vec::new();
         for number in 0..count {
             let id = seed.wrapping_mul(IDS).wrapping_add(number as u64);
-            let exchange = Exchange::draw(dice, id, number == 0, climate);
+            let exchange = Exchange::draw(dice, id, exchanges.last(), climate);
             exchanges.push(exchange);
         }
         let leaving = dice.one_in(5).then(|| {
@@ -232,9 +232,11 @@ impl Script {
 }
 
 impl Exchange {
-    fn draw(dice: &mut Dice, id: u64, first: bool, climate: Climate) -> Self {
+    fn draw(dice: &mut Dice, id: u64, before: Option<&Self>, climate: Climate) -> Self {
         let method = dice.of(&METHODS);
-        let pipelined = !first && dice.one_in(2);
+        // RFC 9112 9.6: who asks for the end sends nothing more.
+        let goes_on = before.is_some_and(|before| !before.close && !before.http10);
+        let pipelined = goes_on && dice.one_in(2);
         let max = if pipelined { PIPELINED_MAX } else { usize::MAX };
         let bytes = dice.length().min(max);
         let http10 = dice.one_in(12);

@@ -19,6 +19,8 @@ const DEAF: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Send {
     pub connection: usize,
+    /// Which of the script's moves answered it, by when it was read.
+    pub number: usize,
     /// The connection had carried a request before.
     pub reused: bool,
     pub began: Instant,
@@ -60,8 +62,9 @@ impl Send {
             gap,
         } = &self.answer;
         format!(
-            "  {:?} on connection {} (reused: {}, ended before: {}): {} bytes of body, right: {}; \
+            "  move {}: {:?} on connection {} (reused: {}, ended before: {}): {} bytes of body, right: {}; \
              ended {:?}; wrote {bytes} bytes, the first {:?}, the head {:?}, the end {:?}, gap {gap:?}\n",
+            self.number,
             self.began - start,
             self.connection,
             self.reused,
@@ -92,8 +95,12 @@ impl Part {
         }
     }
 
+    /// The sendings so far in the order in which they were made: a thread here may be late, but only
+    /// the first goes on a connection that is not new.
     pub fn sends(&self) -> Vec<Send> {
-        self.sends.lock().unwrap().clone()
+        let mut sends = self.sends.lock().unwrap().clone();
+        sends.sort_by_key(|send| (!send.reused, send.connection));
+        sends
     }
 
     /// Waits until so many sendings have come, and not for ever: it may never happen.
@@ -103,8 +110,9 @@ impl Part {
         drop(self.noted.wait_timeout_while(sends, limit, few).unwrap());
     }
 
-    fn begin(&self, send: Send) -> usize {
+    fn begin(&self, mut send: Send) -> usize {
         let mut sends = self.sends.lock().unwrap();
+        send.number = sends.len();
         sends.push(send);
         self.noted.notify_all();
         sends.len() - 1
@@ -167,6 +175,7 @@ impl World {
             };
             let send = Send {
                 connection: peer.number,
+                number: 0,
                 reused: served > 0,
                 began,
                 head,

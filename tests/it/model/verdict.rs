@@ -53,7 +53,7 @@ impl Case<'_> {
     }
 
     fn matches(&self, allowed: &Allowed) -> Result<(), String> {
-        let last = self.sends.len() - 1;
+        let last = self.last();
         let interim: Vec<u16> = match self.exchange.moves.get(last) {
             Some(Move::Answers(answer)) if !matches!(allowed, Allowed::Refusal(..)) => {
                 let layout = answer.layout(self.exchange.method, self.exchange.id, last);
@@ -88,6 +88,11 @@ impl Case<'_> {
         }
     }
 
+    /// The move that answered the last sending.
+    fn last(&self) -> usize {
+        self.sends.last().map_or(0, |send| send.number)
+    }
+
     fn is_refusal(&self, response: &Response, status: u16, code: &str) -> Result<(), String> {
         let said = response.head.field("x-codex-reset-proxy-error");
         let same = response.status() == status && said.as_deref() == Some(code);
@@ -115,8 +120,8 @@ impl Case<'_> {
     }
 
     fn is_head(&self, head: &Head) -> Result<(), String> {
-        let last = self.sends.len() - 1;
-        let Move::Answers(answer) = &self.exchange.moves[last] else {
+        let last = self.last();
+        let Some(Move::Answers(answer)) = self.exchange.moves.get(last) else {
             return Err("nobody sent that".to_owned());
         };
         let mark = format!("{}/{last}", self.exchange.id);
@@ -132,11 +137,11 @@ impl Case<'_> {
 
     fn is_answer(&self, response: &Response, bytes: usize) -> Result<(), String> {
         self.is_head(&response.head)?;
-        let own = response_body(self.exchange.id, self.sends.len() - 1);
+        let own = response_body(self.exchange.id, self.last());
         if response.body.len() != bytes || !own.has(0, &response.body) {
             return Err(format!("another body, of {} bytes", response.body.len()));
         }
-        let Move::Answers(answer) = &self.exchange.moves[self.sends.len() - 1] else {
+        let Move::Answers(answer) = &self.exchange.moves[self.last()] else {
             return Ok(());
         };
         let trailers = answer.trailers
@@ -161,7 +166,7 @@ impl Case<'_> {
             };
         };
         self.is_head(head)?;
-        let own = response_body(self.exchange.id, self.sends.len() - 1);
+        let own = response_body(self.exchange.id, self.last());
         let long = cut.body.len();
         if long > bytes || (long < bytes && !lossy) || !own.has(0, &cut.body) {
             return Err(format!("not the {bytes} bytes that were sent but {long}"));
