@@ -6,6 +6,7 @@
 //!                    upstream commit: first byte read      |
 //!                                       downstream commit: first byte sent
 //! ```
+use std::future::pending;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,22 +16,22 @@ use crate::downstream::body;
 use crate::downstream::client::{Client, Left};
 use crate::downstream::reply::{Answered, Answering, Unanswered};
 use crate::downstream::request::{self, Kind, Next, Request};
-use crate::http1::fields::{ResponseRules, write_response};
+use crate::http1::fields::{ResponseRules, names_websocket, write_response};
 use crate::http1::framing::Framing;
-use crate::http1::head::Version;
+use crate::http1::head::{ResponseHead, Version};
 use crate::net::buffer::Buffer;
 use crate::net::drain::Drain;
 use crate::net::quota::Quota;
 use crate::net::tcp::Tcp;
 use crate::net::{Instant, select, sleep};
 use crate::refusal::Refusal;
-use crate::relay::{Aborted, Relay};
+use crate::relay::{Aborted, Relay, tunnel};
 use crate::telemetry::record::{Ids, Outcome, Record};
 use crate::upstream::attempt::{Committed, Limits};
 use crate::upstream::connection::Upstream;
 use crate::upstream::failure::{self, Failure};
 use crate::upstream::request::Replayable;
-use crate::upstream::response::Fault;
+use crate::upstream::response::{Fault, Response};
 
 /// What a request counts as beside the bytes of its client: pipelined ones that are answered here
 /// need no wait between them.
@@ -120,11 +121,12 @@ async fn exchange(
         return Box::pin(reply.tell_health(draining)).await;
     }
     let replayable = Replayable::new(wire, request.is_idempotent());
-    record.buffered(replayable.bytes());
+    record.up(replayable.bytes());
     let mut left = pin!(client.left());
     let mut left: Left<'_> = left.as_mut();
     let attempted = {
-        let attempt = pin!(attempt(core, replayable, &mut record));
+        let handshake = request.kind == Kind::Handshake;
+        let attempt = pin!(attempt(core, client, replayable, handshake, &mut record));
         select! {
             // An answer that is here counts, even for a client that is about to leave.
             biased;
@@ -139,10 +141,11 @@ async fn exchange(
             return Answered::GONE;
         }
         Some(Ok(committed)) => {
-            respond(core, committed, reply, &request, &mut record, &mut left).await
+            let (record, left) = (&mut record, &mut left);
+            respond(core, committed, reply, &request, input, record, left).await
         }
         Some(Err(failure)) => {
-            let refusal = failure::refusal(&failure, record.sends);
+            let refusal = told(&request, failure::refusal(&failure, record.sends));
             refuse(reply, &refusal, &mut record).await
         }
     };
@@ -159,7 +162,9 @@ async fn exchange(
 )]
 fn attempt(
     core: &Core,
+    client: &Client,
     mut request: Replayable,
+    handshake: bool,
     record: &mut Record<'_>,
 ) -> impl Future<Output = Result<Committed, Failure>> {
     async move {
@@ -168,9 +173,14 @@ fn attempt(
         let mut stale_may_be_free = attempts.max > 1 || request.is_idempotent();
         let (mut attempt, mut fresh) = (1, false);
         loop {
+            if fresh && client.tcp.has_hung_up() {
+                // Who watches the client looks only now and then where it has sent ahead: this ends
+                // when that is seen.
+                pending::<()>().await;
+            }
             let last = attempt == attempts.max;
             let started = Instant::now();
-            let (limits, sends) = (limits(core, last), &mut record.sends);
+            let (limits, sends) = (limits(core, last, handshake), &mut record.sends);
             let failed = match request.attempt(&core.upstream, fresh, limits, sends).await {
                 Ok(committed) => return Ok(committed),
                 Err(failed) => failed,
@@ -195,16 +205,20 @@ fn attempt(
     }
 }
 
-fn limits(core: &Core, last: bool) -> Limits {
+fn limits(core: &Core, last: bool, handshake: bool) -> Limits {
     let attempts = &core.config.attempts;
     let usual = Some(attempts.header_timeout);
-    let (header, header_setting) = match last && attempts.last_header_timeout != usual {
+    let (mut header, mut header_setting) = match last && attempts.last_header_timeout != usual {
         true => (
             attempts.last_header_timeout,
             "LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS",
         ),
         false => (usual, "RESPONSE_HEADER_TIMEOUT_SECONDS"),
     };
+    let upgrade = attempts.upgrade_header_timeout;
+    if handshake && header.is_none_or(|header| upgrade < header) {
+        (header, header_setting) = (Some(upgrade), "UPGRADE_HEADER_TIMEOUT_SECONDS");
+    }
     Limits {
         write: attempts.write_timeout,
         header,
@@ -222,6 +236,7 @@ fn respond(
     mut committed: Committed,
     reply: Unanswered<'_>,
     request: &Request,
+    input: &mut Buffer,
     record: &mut Record<'_>,
     left: &mut Left<'_>,
 ) -> impl Future<Output = Answered> {
@@ -233,8 +248,10 @@ fn respond(
         loop {
             let mut head = Buffer::small();
             let read = committed.read_head(&request.named.method, |parsed, framing, connection| {
-                let rules = rules(parsed.status, framing, unchunk, keep_alive, record.sends);
+                let leads = leads(request, parsed);
+                let rules = rules(leads, framing, unchunk, keep_alive, record.sends);
                 write_response(head.as_vec(), parsed, connection, &rules);
+                leads
             });
             let read = select! {
                 biased;
@@ -244,18 +261,8 @@ fn respond(
                     return reply.client_left(record, "waiting for the response");
                 }
             };
-            let read = match read {
-                Ok(read) if read.status == 101 || (read.status < 200 && interim_left == 0) => Err(
-                    Fault::Malformed("an interim response that was not asked for"),
-                ),
-                read => read,
-            };
-            match read {
-                Err(fault) => {
-                    committed.close();
-                    return reply.fail(&fault, record).await;
-                }
-                Ok(read) if read.status < 200 => {
+            let fault = match read {
+                Ok(read) if read.then == Leads::On && interim_left > 0 => {
                     interim_left -= 1;
                     committed.skip(&read);
                     let ours = read.status == 100 && request.expects_continue;
@@ -270,50 +277,117 @@ fn respond(
                             return answered;
                         }
                     };
+                    continue;
                 }
-                Ok(read) => {
+                Ok(read) if read.then == Leads::ToBody => {
                     record.head(read.status);
                     let response = committed.into_response(&read);
-                    let relay = Relay::new(response, unchunk, core.config.stream_idle_timeout);
-                    return match relay {
-                        Ok(relay) => finish(core, relay, reply, head, record, left).await,
-                        Err(reason) => reply.fail(&Fault::Malformed(reason), record).await,
-                    };
+                    return finish(core, response, reply, request, head, record, left).await;
                 }
-            }
+                Ok(read) if read.then == Leads::ToTunnel => {
+                    record.head(read.status);
+                    let response = committed.into_response(&read);
+                    return switch(core, response, reply, input, head, record, left).await;
+                }
+                Ok(_) => Fault::Malformed("an interim response that was not asked for"),
+                Err(fault) => fault,
+            };
+            committed.close();
+            return reply.fail(&fault, request, record).await;
         }
+    }
+}
+
+/// What a response head leads to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leads {
+    /// It is interim: another head follows.
+    On,
+    ToBody,
+    ToTunnel,
+    /// It switches to what nobody has asked for.
+    Nowhere,
+}
+
+fn leads(request: &Request, head: &ResponseHead<'_>) -> Leads {
+    match head.status {
+        101 if request.kind == Kind::Handshake && names_websocket(head.fields) => Leads::ToTunnel,
+        101 => Leads::Nowhere,
+        ..200 => Leads::On,
+        _ => Leads::ToBody,
     }
 }
 
 /// What the head of a response gets on its way to this client.
 fn rules(
-    status: u16,
+    leads: Leads,
     framing: Framing,
     unchunk: bool,
     keep_alive: bool,
     sends: u32,
 ) -> ResponseRules {
-    let interim = status < 200;
     let framing = match framing {
         Framing::Chunked if unchunk => Framing::UntilClose,
         framing => framing,
     };
     ResponseRules {
         framing,
-        close: !interim && (framing == Framing::UntilClose || !keep_alive),
-        attempts: (!interim).then_some(sends),
+        close: leads == Leads::ToBody && (framing == Framing::UntilClose || !keep_alive),
+        attempts: (leads != Leads::On).then_some(sends),
+        websocket: leads == Leads::ToTunnel,
+    }
+}
+
+/// Sends the 101 and becomes a tunnel: what follows it, either way, is no HTTP.
+fn switch(
+    core: &Core,
+    response: Response,
+    reply: Reply<'_>,
+    input: &mut Buffer,
+    mut head: Buffer,
+    record: &mut Record<'_>,
+    left: &mut Left<'_>,
+) -> impl Future<Output = Answered> {
+    let limits = tunnel::Limits {
+        idle: core.config.stream_idle_timeout,
+        upstream_write: core.config.attempts.write_timeout,
+    };
+    let early = std::mem::take(input);
+    async move {
+        head.as_vec().extend_from_slice(&response.received);
+        drop(response.received);
+        let answering = match reply.send(&mut head, left).await {
+            Ok(answering) => answering,
+            Err(answered) => {
+                response.conn.close();
+                record.finish(&Outcome::ClientLeft("during the response"), 0);
+                return answered;
+            }
+        };
+        drop(head);
+        // Boxed: it is rare.
+        let tunnelled = Box::pin(tunnel::tunnel(response.conn, answering, early, limits)).await;
+        record.up(tunnelled.up_bytes);
+        record.finish(&Outcome::Tunnelled(&tunnelled.end), tunnelled.answered.sent);
+        tunnelled.answered
     }
 }
 
 /// Sends the head with what came of the body, relays the rest, and keeps what can be kept.
 async fn finish(
     core: &Core,
-    mut relay: Box<Relay>,
+    response: Response,
     reply: Reply<'_>,
+    request: &Request,
     mut head: Buffer,
-    record: &Record<'_>,
+    record: &mut Record<'_>,
     left: &mut Left<'_>,
 ) -> Answered {
+    let unchunk = request.version == Version::Http10;
+    let mut relay = match Relay::new(response, unchunk, core.config.stream_idle_timeout) {
+        Ok(relay) => relay,
+        Err(reason) => return reply.fail(&Fault::Malformed(reason), request, record).await,
+    };
     head.as_vec().extend_from_slice(&relay.first());
     let (answered, conn, result) = match reply.send(&mut head, left).await {
         Ok(answering) => {
@@ -339,6 +413,14 @@ async fn finish(
     };
     record.finish(&outcome, answered.sent);
     answered
+}
+
+/// What a client is told when there is no response to be had from the upstream.
+fn told(request: &Request, refusal: Refusal) -> Refusal {
+    match request.kind {
+        Kind::Handshake => Refusal::NoUpgrade(Box::new(refusal)),
+        _ => refusal,
+    }
 }
 
 async fn refuse(reply: Unanswered<'_>, refusal: &Refusal, record: &mut Record<'_>) -> Answered {
@@ -389,7 +471,7 @@ impl<'c> Reply<'c> {
 
     /// There is no final response head: told, or where an interim response has gone out, shown by
     /// the end of the connection.
-    async fn fail(self, fault: &Fault, record: &mut Record<'_>) -> Answered {
+    async fn fail(self, fault: &Fault, request: &Request, record: &mut Record<'_>) -> Answered {
         match self {
             Self::Unanswered(reply) => {
                 let refusal = match fault {
@@ -398,7 +480,7 @@ impl<'c> Reply<'c> {
                         "the upstream's response is unusable: {fault}"
                     )),
                 };
-                refuse(reply, &refusal, record).await
+                refuse(reply, &told(request, refusal), record).await
             }
             Self::Answering(answering) => {
                 let answered = answering.break_off(false);

@@ -21,8 +21,6 @@ pub enum Refusal {
     FieldsTooLarge,
     /// A limit of the whole process is reached: what there is too much of, and its setting.
     Overloaded(&'static str, &'static str),
-    /// A WebSocket handshake.
-    UpgradeRequired,
     /// No complete response head in time.
     HeaderTimeout(String),
     /// Another limit of an attempt expired.
@@ -31,6 +29,9 @@ pub enum Refusal {
     UpstreamRequest(String),
     /// The upstream's bytes are no response.
     BadResponse(String),
+    /// One of these in answer to a WebSocket handshake: clients that know another way, such as Codex,
+    /// take it at once when they are told 426.
+    NoUpgrade(Box<Refusal>),
 }
 
 /// A refusal as a response.
@@ -83,17 +84,16 @@ impl Refusal {
                 "overloaded",
                 format!("this proxy holds as many {what} as it may ({setting}); try again"),
             ),
-            Self::UpgradeRequired => (
-                (426, "Upgrade Required"),
-                "upgrade_not_supported",
-                "this version does not forward WebSocket handshakes; use plain HTTP requests".to_owned(),
-            ),
             Self::HeaderTimeout(message) => {
                 ((504, "Gateway Timeout"), "upstream_header_timeout", message.clone())
             }
             Self::UpstreamTimeout(message) => ((504, "Gateway Timeout"), "upstream_timeout", message.clone()),
             Self::UpstreamRequest(message) => ((502, "Bad Gateway"), "upstream_request_error", message.clone()),
             Self::BadResponse(message) => ((502, "Bad Gateway"), "upstream_bad_response", message.clone()),
+            Self::NoUpgrade(cause) => {
+                let told = cause.tell();
+                ((426, "Upgrade Required"), told.code, told.message)
+            }
         };
         Told {
             status,
@@ -111,6 +111,7 @@ impl Refusal {
                 | Self::UpstreamTimeout(_)
                 | Self::UpstreamRequest(_)
                 | Self::BadResponse(_)
+                | Self::NoUpgrade(_)
         )
     }
 }

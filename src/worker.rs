@@ -1,5 +1,6 @@
 //! The cores: one thread, one runtime, one listener each. Start, accept, drain.
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::TcpListener as StdTcpListener;
 use std::process;
@@ -52,7 +53,8 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// # Errors
 /// What stops the start: the port is in use, the CA file is unusable, no thread or ring to be had.
 pub fn run(config: &Config) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT])
+        .map_err(|error| named(&error, "cannot listen for signals"))?;
     raise_descriptor_limit();
     let tls = tls_settings(config)?;
     let listeners = bind_all(config.listen, config.workers)
@@ -62,19 +64,23 @@ pub fn run(config: &Config) -> io::Result<()> {
         mailboxes,
         threads,
         drivers,
-    } = start_all(config, listeners, tls.as_ref())?;
+    } = start_all(config, listeners, tls.as_ref())
+        .map_err(|error| named(&error, "cannot start the workers"))?;
     announce(config, listen, &drivers);
 
     let handle = signals.handle();
     let joined = thread::Builder::new()
         .name("join".to_owned())
         .spawn(move || {
-            let panicked = |_| Err(io::Error::other("a worker has panicked"));
-            let join = |thread: JoinHandle<_>| thread.join().unwrap_or_else(panicked);
-            let ended: Vec<io::Result<()>> = threads.into_iter().map(join).collect();
+            let ended: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
             handle.close();
-            ended.into_iter().collect::<io::Result<()>>()
-        })?;
+            let panicked = |_| io::Error::other("a worker has panicked");
+            ended
+                .into_iter()
+                .collect::<Result<(), _>>()
+                .map_err(panicked)
+        })
+        .map_err(|error| named(&error, "cannot start a thread"))?;
     for (count, signal) in signals.forever().enumerate() {
         if count > 0 {
             warn!(signal, "second signal, ending at once");
@@ -96,7 +102,7 @@ pub fn run(config: &Config) -> io::Result<()> {
 /// The running workers.
 struct Workers {
     mailboxes: Vec<Sender>,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    threads: Vec<JoinHandle<()>>,
     drivers: Vec<Chosen>,
 }
 
@@ -149,13 +155,16 @@ fn start_all(
 
 fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
     let upstream = &config.upstream;
-    for reason in chosen.iter().take(1).flat_map(|chosen| &chosen.fallbacks) {
+    // One ring may be refused where another was not: locked memory is counted for all together.
+    let reasons: BTreeSet<_> = chosen.iter().flat_map(|chosen| &chosen.fallbacks).collect();
+    for reason in reasons {
         warn!("falling back to another driver: {reason}");
     }
     for warning in config.warnings() {
         warn!("{warning}");
     }
-    let driver = chosen.first().map_or("none", |chosen| chosen.name);
+    let drivers: BTreeSet<_> = chosen.iter().map(|chosen| chosen.name).collect();
+    let driver = Vec::from_iter(drivers).join(" and ");
     let scheme = if upstream.tls { "https" } else { "http" };
     info!(
         "listening on {listen}, {} on {driver}, upstream {scheme}://{}{}",
@@ -210,26 +219,24 @@ struct Seat {
 
 impl Seat {
     /// Says through `started` how the start went, then works until the core has drained.
-    fn work(self, started: mpsc::Sender<io::Result<Chosen>>) -> io::Result<()> {
-        let built = driver::build().map_err(|error| named(&error, "cannot start a worker"));
-        let mut runtime: Runtime = match built {
-            Ok((runtime, chosen)) => {
-                let _ = started.send(Ok(chosen));
-                runtime
-            }
-            Err(error) => {
-                let _ = started.send(Err(error));
-                return Ok(());
-            }
+    fn work(self, started: mpsc::Sender<io::Result<Chosen>>) {
+        let (mut runtime, chosen): (Runtime, _) = match driver::build() {
+            Ok(built) => built,
+            Err(error) => return drop(started.send(Err(error))),
         };
-        drop(started); // the start is over when every worker has done so
-        let ended = runtime.block_on(self.run());
+        runtime.block_on(self.run(chosen, started));
         // A dropped runtime would leak what is pending; the process is about to exit.
         std::mem::forget(runtime);
-        ended
     }
 
-    async fn run(self) -> io::Result<()> {
+    async fn run(self, chosen: Chosen, started: mpsc::Sender<io::Result<Chosen>>) {
+        let opened = Listener::new(self.listener).and_then(|it| Ok((it, self.mailbox.open()?)));
+        let (listener, mailbox) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        let _ = started.send(Ok(chosen));
+        drop(started); // the start is over when every worker has done so
         let config = Rc::new(self.config);
         let addresses = Addresses::new(self.refresh);
         let core = Rc::new(Core {
@@ -239,9 +246,7 @@ impl Seat {
             bodies: Rc::new(self.bodies),
             config,
         });
-        let listener = Listener::new(self.listener)?;
         let (tidied, told) = (core.clone(), core.clone());
-        let mailbox = self.mailbox.open()?;
         spawn(caught(tidy(tidied)));
         spawn(caught(hear(mailbox, told)));
         let door = Door {
@@ -263,7 +268,6 @@ impl Seat {
                 "drain time is over, closing what is left"
             );
         }
-        Ok(())
     }
 }
 

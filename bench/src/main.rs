@@ -13,6 +13,8 @@ mod report;
 mod rescue;
 mod results;
 mod ring;
+#[cfg(test)]
+mod smuggling;
 
 use std::{io, net::SocketAddr, process::ExitCode};
 

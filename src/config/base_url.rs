@@ -77,15 +77,15 @@ fn parse_base_url(text: &str) -> Result<BaseUrl, &'static str> {
 
 /// What of a base URL may be shown: neither userinfo, nor a query, where keys are put as well.
 ///
-/// Works on what is no URL too: all before the last `@` might be userinfo.
+/// Works on what is no URL too: all before the last `@` might be userinfo, all behind the first `?`
+/// or `#` a query.
 fn printable(text: &str) -> String {
-    let (hidden, rest) = match text.rsplit_once('@') {
-        Some((_, rest)) => ("********@", rest),
-        None => ("", text),
-    };
-    match rest.find(['?', '#']) {
-        Some(end) => format!("{hidden}{}…", &rest[..=end]),
-        None => format!("{hidden}{rest}"),
+    let start = text.rfind('@').map_or(0, |at| at + 1);
+    let hidden = if start > 0 { "********@" } else { "" };
+    match text.find(['?', '#']) {
+        Some(end) if end < start => format!("{hidden}…"),
+        Some(end) => format!("{hidden}{}…", &text[start..=end]),
+        None => format!("{hidden}{}", &text[start..]),
     }
 }
 
@@ -284,6 +284,8 @@ mod tests {
             "http://a#canary",
             "http://a?x#canary",
             "//u:canary@a?canary",
+            "http://a/?key=x@canary",
+            "http://a/#x@canary/?",
         ] {
             assert!(
                 !printable(text).contains("canary"),

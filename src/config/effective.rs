@@ -98,7 +98,7 @@ impl Upstream {
 }
 
 impl Attempts {
-    fn effective(&self) -> [(&'static str, String); 7] {
+    fn effective(&self) -> [(&'static str, String); 8] {
         let Attempts {
             max,
             pool_timeout,
@@ -106,6 +106,7 @@ impl Attempts {
             write_timeout,
             header_timeout,
             last_header_timeout,
+            upgrade_header_timeout,
             backoff,
         } = self;
         [
@@ -114,6 +115,10 @@ impl Attempts {
             ("CONNECT_TIMEOUT_SECONDS", seconds(*connect_timeout)),
             ("WRITE_TIMEOUT_SECONDS", seconds(*write_timeout)),
             ("RESPONSE_HEADER_TIMEOUT_SECONDS", seconds(*header_timeout)),
+            (
+                "UPGRADE_HEADER_TIMEOUT_SECONDS",
+                seconds(*upgrade_header_timeout),
+            ),
             (
                 "LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS",
                 seconds_or_none(*last_header_timeout),

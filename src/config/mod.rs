@@ -99,6 +99,8 @@ pub struct Attempts {
     pub header_timeout: Duration,
     /// The same on the last attempt; `None` = no limit.
     pub last_header_timeout: Option<Duration>,
+    /// As `header_timeout`, of a WebSocket handshake, where it is less.
+    pub upgrade_header_timeout: Duration,
     /// Pause between attempts.
     pub backoff: Duration,
 }

@@ -138,6 +138,7 @@ fn read_attempts(env: &mut Environment) -> Read<Attempts> {
     let write_timeout = env.seconds("WRITE_TIMEOUT_SECONDS");
     let header_timeout = env.seconds("RESPONSE_HEADER_TIMEOUT_SECONDS");
     let last = env.optional_seconds_or_zero("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS");
+    let upgrade_header_timeout = env.seconds("UPGRADE_HEADER_TIMEOUT_SECONDS");
     let backoff = env.seconds_or_zero("RETRY_BACKOFF_SECONDS");
     let header_timeout = header_timeout?;
     Ok(Attempts {
@@ -147,6 +148,7 @@ fn read_attempts(env: &mut Environment) -> Read<Attempts> {
         write_timeout: write_timeout?,
         header_timeout,
         last_header_timeout: last?.map_or(Some(header_timeout), none_if_zero),
+        upgrade_header_timeout: upgrade_header_timeout?,
         backoff: backoff?,
     })
 }
@@ -277,6 +279,7 @@ mod tests {
             ("LISTEN_PORT", "65536"),
             ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0"),
             ("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS", "-1"),
+            ("UPGRADE_HEADER_TIMEOUT_SECONDS", "0"),
             ("UPSTREAM_MAX_ATTEMPTS", "0"),
             ("RETRY_BACKOFF_SECONDS", "nan"),
             ("CONNECT_TIMEOUT_SECONDS", "inf"),

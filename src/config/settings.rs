@@ -75,6 +75,11 @@ pub const SETTINGS: &[Setting] = &[
         "The same for the last attempt; 0 = no limit, unset = as RESPONSE_HEADER_TIMEOUT_SECONDS.",
     ),
     setting(
+        "UPGRADE_HEADER_TIMEOUT_SECONDS",
+        "5",
+        "The same for a WebSocket handshake, on every attempt, where it is less.",
+    ),
+    setting(
         "UPSTREAM_MAX_ATTEMPTS",
         "2",
         "Attempts in all, the first included; 1 never sends a request again.",

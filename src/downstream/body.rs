@@ -158,6 +158,9 @@ async fn drop_trailers(client: &Client, input: &mut Buffer) -> Result<(), Fault>
     let malformed = || Refusal::BadRequest("the trailer section is malformed");
     loop {
         if let Some(length) = scan.head_length(input).map_err(|_| malformed())? {
+            if length > HEAD_BYTES_MAX {
+                return Err(Refusal::FieldsTooLarge.into());
+            }
             if length > 2 {
                 with_fields::<_, REQUEST_FIELDS_MAX>(&input[..length], |_| ())
                     .map_err(|_| malformed())?;

@@ -115,7 +115,7 @@ impl<'c> Unanswered<'c> {
             ("x-request-id", id.to_string()),
         ];
         let closes = refusal.closes();
-        let upgrade = matches!(refusal, Refusal::UpgradeRequired);
+        let upgrade = matches!(refusal, Refusal::NoUpgrade(_));
         let overloaded = matches!(refusal, Refusal::Overloaded(..));
         let more = [
             (sends > 0).then(|| ("x-codex-reset-proxy-attempts", sends.to_string())),
@@ -161,7 +161,8 @@ impl<'c> Unanswered<'c> {
         match (keep_alive, upgrade) {
             (false, false) => write_field(out, "Connection", b"close"),
             (false, true) => write_field(out, "Connection", b"upgrade, close"),
-            (true, _) => (),
+            (true, false) => (),
+            (true, true) => write_field(out, "Connection", b"upgrade"),
         }
         out.extend_from_slice(b"\r\n");
         if !self.head_only {

@@ -104,6 +104,8 @@ impl Named {
 pub enum Kind {
     /// To be forwarded.
     Forward,
+    /// To be forwarded: a WebSocket handshake, which a tunnel may follow.
+    Handshake,
     /// `/healthz`: answered here.
     Health,
 }
@@ -220,7 +222,7 @@ fn refusal(error: Malformed) -> Refusal {
 }
 
 /// Refuses what is ambiguous or not for forwarding; rewrites the rest.
-fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
+pub fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
     let version = head.version;
     let bad = Refusal::BadRequest;
     let framing = framing::of_request(head).map_err(|ambiguous| bad(ambiguous.reason()))?;
@@ -256,15 +258,18 @@ fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
         Some(token) if !health => Some(bears(head, token.expose()).ok_or(Refusal::Unauthorized)?),
         _ => None,
     };
-    if wants_websocket(head) {
-        return Err(Refusal::UpgradeRequired);
-    }
+    let kind = match health {
+        true => Kind::Health,
+        false if is_handshake(head, framing, &connection) => Kind::Handshake,
+        false => Kind::Forward,
+    };
     let credential = config.upstream.credential.as_ref();
     let rules = RequestRules {
         host: &config.upstream.authority,
         base_path,
         credential: credential.map(|field| (field.name.as_str(), field.value.expose())),
         consumed,
+        websocket: kind == Kind::Handshake,
     };
     let mut rewritten = Buffer::small();
     fields::write_request(
@@ -282,7 +287,7 @@ fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal> {
         expects_continue: version == Version::Http11 && expects_continue(head),
         keep_alive: version == Version::Http11 && !connection.close,
         head: rewritten,
-        kind: if health { Kind::Health } else { Kind::Forward },
+        kind,
     })
 }
 
@@ -323,14 +328,14 @@ fn expects_continue(head: &RequestHead<'_>) -> bool {
         .is_some_and(|field| field.value.eq_ignore_ascii_case(b"100-continue"))
 }
 
-fn wants_websocket(head: &RequestHead<'_>) -> bool {
-    let mut upgrades = head
-        .fields
-        .iter()
-        .filter(|field| fields::is(field, "upgrade"));
-    upgrades.any(|field| {
-        fields::list(field.value).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
-    })
+/// RFC 6455 4.1: a GET without a body. Any other upgrade is not passed on, and the request is one like
+/// any other.
+fn is_handshake(head: &RequestHead<'_>, framing: Framing, connection: &Connection<'_>) -> bool {
+    head.method == "GET"
+        && head.version == Version::Http11
+        && matches!(framing, Framing::None | Framing::Length(0))
+        && connection.upgrade
+        && fields::names_websocket(head.fields)
 }
 
 #[cfg(test)]

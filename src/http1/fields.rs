@@ -20,6 +20,8 @@ const CONNECTION_OPTIONS_MAX: usize = 32;
 pub struct Connection<'a> {
     /// `close` is among the options.
     pub close: bool,
+    /// `upgrade` is.
+    pub upgrade: bool,
     /// The options that name fields; usually there are none.
     named: Vec<&'a [u8]>,
 }
@@ -31,10 +33,11 @@ pub struct TooManyOptions;
 impl<'a> Connection<'a> {
     /// Reads all `Connection` fields of a header section.
     pub fn of(fields: &[Header<'a>]) -> Result<Self, TooManyOptions> {
-        let (mut close, mut named) = (false, Vec::new());
+        let (mut close, mut upgrade, mut named) = (false, false, Vec::new());
         for field in fields.iter().filter(|field| is(field, "connection")) {
             for option in list(field.value) {
                 close |= option.eq_ignore_ascii_case(b"close");
+                upgrade |= option.eq_ignore_ascii_case(b"upgrade");
                 // The field of this name crosses in no case, and the option is the usual one.
                 if !option.eq_ignore_ascii_case(b"keep-alive") {
                     named.push(option);
@@ -44,7 +47,11 @@ impl<'a> Connection<'a> {
                 }
             }
         }
-        Ok(Self { close, named })
+        Ok(Self {
+            close,
+            upgrade,
+            named,
+        })
     }
 
     fn names(&self, field: &str) -> bool {
@@ -66,6 +73,13 @@ pub fn is(field: &Header<'_>, name: &str) -> bool {
     field.name.eq_ignore_ascii_case(name)
 }
 
+/// Whether the `Upgrade` fields of a message name WebSocket.
+pub fn names_websocket(fields: &[Header<'_>]) -> bool {
+    let mut upgrades = fields.iter().filter(|field| is(field, "upgrade"));
+    upgrades
+        .any(|field| list(field.value).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket")))
+}
+
 /// What a request head gets on its way up.
 pub struct RequestRules<'a> {
     /// The value of `Host`.
@@ -76,6 +90,8 @@ pub struct RequestRules<'a> {
     pub credential: Option<(&'a str, &'a [u8])>,
     /// Name of a field that was meant for us and stays here.
     pub consumed: Option<&'a str>,
+    /// It is a WebSocket handshake: that it asks for an upgrade crosses.
+    pub websocket: bool,
 }
 
 /// Writes the head of a request as every attempt will send it, without the empty line at its end:
@@ -99,6 +115,7 @@ pub fn write_request(
         ],
     );
     let (mut host, mut length, mut credential) = (Some(rules.host), None, rules.credential);
+    let (mut upgrade, mut option) = (rules.websocket, rules.websocket);
     if let Framing::Length(bytes) = framing {
         length = Some(bytes);
     }
@@ -114,6 +131,14 @@ pub fn write_request(
         } else if rules.credential.is_some_and(|(name, _)| is(field, name)) {
             if let Some((_, value)) = credential.take() {
                 write_field(out, field.name, value);
+            }
+        } else if is(field, "upgrade") {
+            if std::mem::take(&mut upgrade) {
+                write_field(out, field.name, b"websocket"); // of several protocols, this one
+            }
+        } else if is(field, "connection") {
+            if std::mem::take(&mut option) {
+                write_field(out, field.name, b"Upgrade");
             }
         } else if !(is_hop_by_hop(field.name)
             || is(field, "expect")
@@ -140,6 +165,8 @@ pub struct ResponseRules {
     pub close: bool,
     /// How often the request was sent; `None` for an interim response.
     pub attempts: Option<u32>,
+    /// It is the 101 of a WebSocket handshake: what it says of the upgrade crosses.
+    pub websocket: bool,
 }
 
 /// Writes the head of a response as the client gets it, its empty line included.
@@ -169,7 +196,8 @@ pub fn write_response(
                 write_field(out, field.name, field.value);
                 length_written = true;
             }
-        } else if crosses_down(field.name, connection) {
+        } else if crosses_down(field.name, connection) || (rules.websocket && is(field, "upgrade"))
+        {
             write_field(out, field.name, field.value);
         }
     }
@@ -177,8 +205,9 @@ pub fn write_response(
         // Writing to memory does not fail.
         let _ = write!(out, "x-codex-reset-proxy-attempts: {attempts}\r\n");
     }
-    if rules.close {
-        write_field(out, "Connection", b"close");
+    if rules.close || rules.websocket {
+        let option: &[u8] = if rules.close { b"close" } else { b"Upgrade" };
+        write_field(out, "Connection", option);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -252,6 +281,7 @@ mod tests {
             framing,
             close: false,
             attempts: Some(2),
+            websocket: false,
         };
         head::with_response(text.as_bytes(), |head| {
             let connection = Connection::of(head.fields).expect("few options");
@@ -266,6 +296,7 @@ mod tests {
         base_path: "",
         credential: None,
         consumed: None,
+        websocket: false,
     };
 
     #[test]

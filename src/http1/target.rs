@@ -1,5 +1,5 @@
 //! The request-target (RFC 9112 3.2): what of it goes up, and whether it stays below the base path.
-use memchr::{memchr2, memmem};
+use memchr::{memchr, memchr2, memmem};
 
 /// The origin-form of a request-target as it goes up: the target itself, or what follows the
 /// authority of an absolute-form. `None` for what no origin can be asked: an authority-form, or
@@ -26,56 +26,71 @@ pub fn origin_form(target: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// What upstreams take for the end of a segment: some decode `%2F` before they resolve dot segments,
+/// some take `\` for `/`. One separator more can lead deeper as well as higher.
+const SEPARATORS: [&[&str]; 6] = [
+    &["/"],
+    &["/", "%2f"],
+    &["/", "\\"],
+    &["/", "\\", "%5c"],
+    &["/", "\\", "%2f"],
+    &["/", "\\", "%2f", "%5c"],
+];
+
 /// Whether the dot segments of `target` climb above the path it is appended to.
 ///
-/// Upstreams differ: some decode `%2e`, some take `%2F` or `\` for a separator, some merge `//`. The
-/// target climbs if it does for any of them.
+/// Upstreams differ, see [`SEPARATORS`]; some decode `%2e`, some merge `//`, some strip a segment's
+/// parameters, some end the path at `#`. The target climbs if it does for any of them.
 pub fn climbs(target: &[u8]) -> bool {
-    let path = memchr2(b'?', b'#', target).map_or(target, |end| &target[..end]);
-    climbs_when(path, |byte| byte == b'/') || climbs_when(path, |byte| matches!(byte, b'/' | b'\\'))
+    let path = memchr(b'?', target).map_or(target, |end| &target[..end]);
+    SEPARATORS
+        .iter()
+        .any(|separators| climbs_when(path, separators))
 }
 
-fn climbs_when(path: &[u8], separates: impl Fn(u8) -> bool) -> bool {
-    let backslash_too = separates(b'\\');
+fn climbs_when(path: &[u8], separators: &[&str]) -> bool {
     let mut depth = 0_i64;
     let mut segment = Segment::default();
     let mut rest = path;
-    while let Some((byte, after)) = decode_one(rest, backslash_too) {
-        rest = after;
-        if separates(byte) {
+    while let [first, after @ ..] = rest {
+        if let Some(separator) = separators.iter().find(|text| starts_with(rest, text)) {
+            rest = &rest[separator.len()..];
             depth += segment.end();
             segment = Segment::default();
             if depth < 0 {
                 return true;
             }
+        } else if starts_with(rest, "%2e") {
+            rest = &rest[3..];
+            segment.push(b'.');
         } else {
-            segment.push(byte);
+            rest = after;
+            segment.push(*first);
         }
     }
     depth + segment.end() < 0
 }
 
-/// The next byte with `%2e` decoded, and `%2f` and `%5c` too where they may separate.
-fn decode_one(text: &[u8], separators_too: bool) -> Option<(u8, &[u8])> {
-    match text {
-        [b'%', b'2', b'e' | b'E', rest @ ..] => Some((b'.', rest)),
-        [b'%', b'2', b'f' | b'F', rest @ ..] if separators_too => Some((b'/', rest)),
-        [b'%', b'5', b'c' | b'C', rest @ ..] if separators_too => Some((b'\\', rest)),
-        [byte, rest @ ..] => Some((*byte, rest)),
-        [] => None,
-    }
+fn starts_with(text: &[u8], start: &str) -> bool {
+    text.get(..start.len())
+        .is_some_and(|text| text.eq_ignore_ascii_case(start.as_bytes()))
 }
 
 #[derive(Default)]
 struct Segment {
     bytes: usize,
     dots: usize,
+    cut: bool,
 }
 
 impl Segment {
+    /// Without what follows `;` or `#` a segment never leads deeper than with it.
     fn push(&mut self, byte: u8) {
-        self.bytes += 1;
-        self.dots += usize::from(byte == b'.');
+        self.cut |= matches!(byte, b';' | b'#');
+        if !self.cut {
+            self.bytes += 1;
+            self.dots += usize::from(byte == b'.');
+        }
     }
 
     /// How the depth changes: an empty segment may be merged away, so it adds nothing.
@@ -133,6 +148,12 @@ mod tests {
             "/%2e%2e%5cx",
             "/a\\..\\..\\..\\x",
             "/./..",
+            "/a\\b%2f..%2f../x",
+            "/a%2fb\\..\\..\\x",
+            "/a%5Cb\\..\\..\\x",
+            "/..;a=b/x",
+            "/..#",
+            "/#/../x",
         ] {
             assert!(climbs(target.as_bytes()), "{target}");
         }
@@ -148,6 +169,8 @@ mod tests {
             "/a?x=../..",
             "/%2e",
             "/a%2e%2e",
+            "/a;b/..",
+            "/a#/..",
         ] {
             assert!(!climbs(target.as_bytes()), "{target}");
         }

@@ -19,6 +19,9 @@ pub struct Chosen {
     pub fallbacks: Vec<String>,
 }
 
+/// Makes monoio use epoll.
+const FORCE_EPOLL: &str = "MONOIO_FORCE_LEGACY_DRIVER";
+
 thread_local! {
     static ON_EPOLL: Cell<bool> = const { Cell::new(false) };
 }
@@ -54,11 +57,7 @@ pub fn build() -> io::Result<(Runtime, Chosen)> {
             }
         }
     } else {
-        // What the probe of monoio found is not told: ask again.
-        fallbacks.push(match io_uring::IoUring::new(2) {
-            Ok(_) => "MONOIO_FORCE_LEGACY_DRIVER is set".to_owned(),
-            Err(error) => format!("io_uring: {error}"),
-        });
+        fallbacks.push(why_no_ring());
     }
     let runtime = RuntimeBuilder::<LegacyDriver>::new()
         .enable_timer()
@@ -66,6 +65,17 @@ pub fn build() -> io::Result<(Runtime, Chosen)> {
     ON_EPOLL.set(true);
     let name = "epoll";
     Ok((runtime.into(), Chosen { name, fallbacks }))
+}
+
+/// What the probe of monoio found is not told: ask again.
+fn why_no_ring() -> String {
+    if std::env::var_os(FORCE_EPOLL).is_some() {
+        return format!("{FORCE_EPOLL} is set");
+    }
+    match io_uring::IoUring::new(2) {
+        Ok(_) => "io_uring: refused at first, or operations are missing".to_owned(),
+        Err(error) => format!("io_uring: {error}"),
+    }
 }
 
 /// Lets the other tasks of the core run, for a task whose operations have all gone ahead at once. On

@@ -1,15 +1,12 @@
 //! Listeners of one address, one for each core (SO_REUSEPORT).
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use monoio::net::TcpListener;
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
-};
+use rustix::net::{Shutdown, SocketFlags, accept_with, bind, listen, shutdown, sockopt};
 
-use crate::net::tcp::{Tcp, set_options};
+use crate::net::socket::Socket;
+use crate::net::tcp::{Tcp, set_options, socket, waited};
 
 /// Connections that may wait to be accepted, of each core; the kernel caps it at somaxconn.
 pub const BACKLOG: i32 = 4096;
@@ -31,12 +28,7 @@ pub fn bind_all(addr: SocketAddr, count: usize) -> io::Result<Vec<StdTcpListener
 }
 
 fn bind_one(addr: SocketAddr, share: bool) -> io::Result<StdTcpListener> {
-    let family = match addr {
-        SocketAddr::V4(_) => AddressFamily::INET,
-        SocketAddr::V6(_) => AddressFamily::INET6,
-    };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    let socket = socket(addr)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, share)?;
     set_options(&socket, None)?;
@@ -48,23 +40,23 @@ fn bind_one(addr: SocketAddr, share: bool) -> io::Result<StdTcpListener> {
 }
 
 /// A listener on its core.
-pub struct Listener(TcpListener);
+pub struct Listener(Socket);
 
 impl Listener {
     /// Takes over a listener of [`bind_all`].
     pub fn new(listener: StdTcpListener) -> io::Result<Self> {
-        TcpListener::from_std(listener).map(Self)
+        Socket::new(listener.into()).map(Self)
     }
 
     /// Waits until there is a connection to accept.
     pub async fn readable(&self) -> io::Result<()> {
-        self.0.readable(false).await
+        waited(|| self.0.readable()).await
     }
 
     /// Refuses connections from now on. Dropping the listener would do so only when the ring is next
     /// entered, which may be never.
     pub fn close(self) {
-        let _ = rustix::net::shutdown(self.as_fd(), rustix::net::Shutdown::Both);
+        let _ = shutdown(&self.0, Shutdown::Both);
     }
 
     /// Accepts a connection that is there. `None`: none is.
@@ -73,18 +65,10 @@ impl Listener {
     /// connection.
     pub fn try_accept(&self) -> io::Result<Option<Tcp>> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        match accept_with(self.as_fd(), flags) {
-            Ok(socket) => Tcp::accepted(socket).map(Some),
+        match accept_with(&self.0, flags) {
+            Ok(socket) => Tcp::new(socket).map(Some),
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-impl AsFd for Listener {
-    #[allow(unsafe_code, reason = "monoio's listener implements AsRawFd only")]
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the listener, which `self` owns.
-        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
     }
 }

@@ -4,9 +4,18 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
+
+use crate::net::sleep;
+
+/// Between two tries to pass on the wake-up or to hear it, after an error.
+const WAKE_PAUSE: Duration = Duration::from_millis(10);
+/// Tries to wake a core: it has ended where a second of them fails.
+const WAKE_TRIES_MAX: usize = 100;
 
 /// What a core is told.
 #[derive(Clone, Debug)]
@@ -66,10 +75,19 @@ pub fn mailbox() -> io::Result<(Sender, Receiver)> {
 
 impl Sender {
     /// Leaves a notice. A core that has ended does not hear it.
+    #[allow(clippy::disallowed_methods, reason = "who sends is an ordinary thread")]
     pub fn send(&self, notice: Notice) {
-        if self.queue.send(notice).is_ok() {
-            // A full socket means that the core has been woken often enough.
-            let _ = (&*self.wake).write(&[1]);
+        if self.queue.send(notice).is_err() {
+            return;
+        }
+        for _ in 0..WAKE_TRIES_MAX {
+            match (&*self.wake).write(&[1]) {
+                Ok(_) => return,
+                // A full socket means that the core has been woken often enough.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // A signal, or no memory for now: a core that is not woken would not hear it.
+                Err(_) => thread::sleep(WAKE_PAUSE),
+            }
         }
     }
 }
@@ -92,8 +110,11 @@ impl Mailbox {
                 return Some(notice);
             }
             let (read, _) = self.wake.read(vec![0; 64]).await;
-            if !matches!(read, Ok(1..)) {
-                return self.queue.try_recv().ok();
+            match read {
+                Ok(0) => return self.queue.try_recv().ok(),
+                Ok(_) => (),
+                // A signal, or no memory for now: whoever stops listening would never drain.
+                Err(_) => sleep(WAKE_PAUSE).await,
             }
         }
     }

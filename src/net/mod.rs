@@ -12,6 +12,7 @@ pub mod listener;
 pub mod mailbox;
 pub mod quota;
 pub mod resolver;
+pub mod socket;
 pub mod splice;
 pub mod stream;
 pub mod tcp;

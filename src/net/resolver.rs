@@ -1,12 +1,13 @@
 //! The upstream's addresses, looked up by a thread of its own: getaddrinfo(3) blocks, a core must not.
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::mpsc;
-use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType};
+use local_sync::semaphore::Semaphore;
 
 use crate::net::mailbox::{Notice, Resolved, Sender};
 
@@ -16,12 +17,12 @@ const REFRESH: Duration = Duration::from_secs(30);
 const ADDRESSES_MAX: usize = 16;
 
 /// Asks for the name to be looked up again, soon. One for each core.
-pub type Refresh = mpsc::Sender<()>;
+pub type Refresh = mpsc::SyncSender<()>;
 
 /// Starts the thread that looks `host` up, at once, every 30 seconds and when it is asked to, and
 /// tells each of `cores`. An address needs no thread and is told once.
 pub fn start(host: &str, port: u16, cores: Vec<Sender>) -> std::io::Result<Refresh> {
-    let (refresh, asked) = mpsc::channel();
+    let (refresh, asked) = refresh();
     let host = host.to_owned();
     let tell = move |resolved: Resolved| {
         for core in &cores {
@@ -40,10 +41,14 @@ pub fn start(host: &str, port: u16, cores: Vec<Sender>) -> std::io::Result<Refre
                 if asked.recv_timeout(REFRESH) == Err(mpsc::RecvTimeoutError::Disconnected) {
                     return;
                 }
-                while asked.try_recv().is_ok() {} // one look-up answers all who asked
             }
         })?;
     Ok(refresh)
+}
+
+/// Room for one: a look-up answers all who have asked before it, however long the one before takes.
+fn refresh() -> (Refresh, mpsc::Receiver<()>) {
+    mpsc::sync_channel(1)
 }
 
 fn look_up(host: &str, port: u16) -> Resolved {
@@ -75,8 +80,8 @@ fn look_up(host: &str, port: u16) -> Resolved {
 /// What a core knows of the upstream's addresses.
 pub struct Addresses {
     latest: RefCell<Option<Resolved>>,
-    looked_up: Cell<u64>,
-    waiting: RefCell<Vec<Waker>>,
+    /// The look-up under way, or the next one; closed when it has ended.
+    look_up: RefCell<Rc<Semaphore>>,
     refresh: Refresh,
 }
 
@@ -85,8 +90,7 @@ impl Addresses {
     pub fn new(refresh: Refresh) -> Self {
         Self {
             latest: RefCell::new(None),
-            looked_up: Cell::new(0),
-            waiting: RefCell::new(Vec::new()),
+            look_up: RefCell::new(Rc::new(Semaphore::new(0))),
             refresh,
         }
     }
@@ -97,15 +101,13 @@ impl Addresses {
         if !known || matches!(resolved, Resolved::Addresses(_)) {
             self.latest.replace(Some(resolved));
         }
-        self.looked_up.set(self.looked_up.get() + 1);
-        for waker in self.waiting.take() {
-            waker.wake();
-        }
+        self.look_up.replace(Rc::new(Semaphore::new(0))).close();
     }
 
     /// Asks for another look-up, for when connecting has failed.
     pub fn refresh(&self) {
-        let _ = self.refresh.send(()); // an address has nobody to ask
+        // Full: somebody has asked. Gone: an address has nobody to ask.
+        let _ = self.refresh.try_send(());
     }
 
     /// What is known now.
@@ -121,14 +123,26 @@ impl Addresses {
             Some(_) => self.refresh(),
             None => (), // the first look-up is under way
         }
-        let before = self.looked_up.get();
-        std::future::poll_fn(|cx| match &*self.latest.borrow() {
-            Some(resolved) if self.looked_up.get() > before => Poll::Ready(resolved.clone()),
-            _ => {
-                self.waiting.borrow_mut().push(cx.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await
+        let look_up = self.look_up.borrow().clone();
+        let _ = look_up.acquire().await; // no permit is ever added
+        let nothing = || Resolved::Failed("the name has not been looked up".into());
+        self.known().unwrap_or_else(nothing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_during_a_look_up_is_asked_for_once() {
+        let (refresh, asked) = refresh();
+        let addresses = Addresses::new(refresh);
+        for _ in 0..1000 {
+            addresses.refresh();
+        }
+        assert_eq!(asked.try_iter().count(), 1);
+        addresses.refresh();
+        assert_eq!(asked.try_iter().count(), 1);
     }
 }

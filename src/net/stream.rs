@@ -52,11 +52,40 @@ impl Stream {
         }
     }
 
+    /// Writes all bytes held by `buffer` and leaves it empty; `TimedOut` as above.
+    pub async fn write_buffer(&self, buffer: &mut Buffer, stall: Duration) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.write_buffer(buffer, stall).await,
+            Self::Tls(tls) => {
+                Box::pin(tls.write(buffer, stall)).await?;
+                buffer.clear();
+                Ok(())
+            }
+        }
+    }
+
+    /// Says that nothing more is sent; the peer may go on.
+    pub async fn close_write(&self, stall: Duration) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.close_write(),
+            Self::Tls(tls) => return tls.close_write(stall).await,
+        }
+        Ok(())
+    }
+
     /// Whether nothing has arrived that would spoil the next exchange.
     pub fn is_quiet(&self) -> bool {
         match self {
             Self::Plain(tcp) => tcp.is_quiet(),
             Self::Tls(tls) => tls.is_quiet(),
+        }
+    }
+
+    /// Whether bytes or an end have arrived, asked and not waited for.
+    pub fn has_news(&self) -> bool {
+        match self {
+            Self::Plain(tcp) => tcp.has_news(),
+            Self::Tls(tls) => tls.tcp().has_news(),
         }
     }
 
@@ -70,9 +99,14 @@ impl Stream {
 
     /// Makes closing a reset: what is still on its way to the upstream is of no use to it.
     pub fn reset_on_close(&self) {
+        self.tcp().reset_on_close();
+    }
+
+    /// The socket below.
+    pub fn tcp(&self) -> &Tcp {
         match self {
-            Self::Plain(tcp) => tcp.reset_on_close(),
-            Self::Tls(tls) => tls.tcp().reset_on_close(),
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.tcp(),
         }
     }
 

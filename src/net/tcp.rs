@@ -1,10 +1,10 @@
 //! A TCP connection that may be read, written and watched at the same time.
-use std::cell::{Cell, RefCell, UnsafeCell};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -12,25 +12,27 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use monoio::buf::IoBuf;
-use monoio::io::AsyncWriteRent;
-use monoio::net::TcpStream;
 use pin_project_lite::pin_project;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, sockopt,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
+    recv, send, sendmsg, socket_with, sockopt,
 };
 
 use crate::net::buffer::Buffer;
-use crate::net::deadline::Deadline;
+use crate::net::deadline::{Deadline, sleep};
 use crate::net::driver::yield_on_epoll;
+use crate::net::socket::Socket;
 
 /// Silence after which a peer is asked whether it is still there, and how it may fail to say so:
 /// dead peers and forgotten NAT entries show after 60 seconds.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
+
+/// After a wait that failed.
+const ERROR_PAUSE: Duration = Duration::from_millis(1);
 
 /// From so many bytes on it pays to write them at once.
 const AT_ONCE_BYTES_MIN: usize = 32 << 10;
@@ -42,10 +44,9 @@ const UNPAUSED_BYTES_MAX: usize = 1 << 20;
 
 /// A connected socket of this core.
 pub struct Tcp {
-    stream: Rc<Shared>,
+    socket: Rc<Socket>,
     /// The operation behind [`Self::readable`], boxed once for a connection.
     readable: RefCell<Pin<Box<dyn Future<Output = io::Result<()>>>>>,
-    nonblocking: Cell<bool>,
     /// Work since there was last a wait for something to read.
     unpaused: Cell<usize>,
 }
@@ -56,34 +57,32 @@ impl Tcp {
     ///
     /// Dropping the future gives up and closes the socket.
     pub async fn connect(addr: SocketAddr, user_timeout: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect_addr(addr).await?;
-        let tcp = Self::new(stream);
-        set_options(tcp.as_fd(), Some(user_timeout))?;
-        Ok(tcp)
-    }
-
-    /// Takes over an accepted socket, which must be non-blocking. Its options come from the listener.
-    pub fn accepted(socket: OwnedFd) -> io::Result<Self> {
-        #[allow(clippy::disallowed_types, reason = "only carries the descriptor over")]
-        let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
-        let tcp = Self::new(stream);
-        tcp.nonblocking.set(true);
-        Ok(tcp)
-    }
-
-    fn new(stream: TcpStream) -> Self {
-        let stream = Rc::new(Shared(UnsafeCell::new(stream)));
-        let shared = stream.clone();
-        let make = move || {
-            let stream = shared.clone();
-            async move { stream.borrow().readable(false).await }
-        };
-        Self {
-            stream,
-            readable: RefCell::new(Box::pin(Again { make, armed: None })),
-            nonblocking: Cell::new(false),
-            unpaused: Cell::new(0),
+        // Not by monoio, which loses the descriptor where epoll(7) takes no more of them.
+        let socket = socket(addr)?;
+        set_options(&socket, Some(user_timeout))?;
+        match rustix::net::connect(&socket, &addr) {
+            Ok(()) | Err(Errno::INPROGRESS) => (),
+            Err(error) => return Err(error.into()),
         }
+        let tcp = Self::new(socket)?;
+        tcp.writable().await?;
+        sockopt::socket_error(&tcp)??;
+        Ok(tcp)
+    }
+
+    /// Takes over a socket, which must be non-blocking.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        let socket = Rc::new(Socket::new(socket)?);
+        let watched = socket.clone();
+        let make = move || {
+            let socket = watched.clone();
+            async move { socket.readable().await }
+        };
+        Ok(Self {
+            socket,
+            readable: RefCell::new(Box::pin(Again { make, armed: None })),
+            unpaused: Cell::new(0),
+        })
     }
 
     /// Waits until there are bytes to read, the peer has closed its side, or the connection is
@@ -92,14 +91,14 @@ impl Tcp {
     /// The operation behind it outlives who waits: it is one operation that sees a client leave during
     /// an exchange and its next request come after it. One task at a time: the last one to wait is woken.
     pub async fn readable(&self) -> io::Result<()> {
-        poll_fn(|cx| {
+        let poll_once = |cx: &mut Context<'_>| {
             let ready = self.readable.borrow_mut().as_mut().poll(cx);
             if ready.is_pending() {
                 self.unpaused.set(0); // others run now
             }
             ready
-        })
-        .await
+        };
+        waited(|| poll_fn(poll_once)).await
     }
 
     /// Counts work done for this peer, in bytes read or what costs as much. `true`: this was all
@@ -125,7 +124,7 @@ impl Tcp {
 
     /// Waits until there is room to write.
     pub async fn writable(&self) -> io::Result<()> {
-        self.stream.borrow().writable(false).await
+        waited(|| self.socket.writable()).await
     }
 
     /// Reads what is there into the spare room of `into`, which must not be nothing. `None`: nothing
@@ -202,7 +201,7 @@ impl Tcp {
         async move {
             let length = buf.bytes_init();
             while sent < length {
-                let write = self.stream.borrow_mut().write(buf.slice(sent..length));
+                let write = self.socket.write(buf.slice(sent..length));
                 let (written, slice) = Deadline::after(stall)
                     .limit(write)
                     .await
@@ -219,8 +218,23 @@ impl Tcp {
 
     /// Whether the peer has closed its side or the connection is broken, bytes still unread or not.
     pub fn has_hung_up(&self) -> bool {
-        let mut fds = [PollFd::new(self, PollFlags::RDHUP)];
-        match poll(&mut fds, Some(&Timespec::default())) {
+        self.is_now(PollFlags::RDHUP)
+    }
+
+    /// Whether there is something to read, an end or an error included. Unlike a peek it leaves the
+    /// error in place, which the kernel tells once.
+    pub fn has_news(&self) -> bool {
+        self.is_now(PollFlags::IN)
+    }
+
+    /// Whether nothing can go either way any more: not after a mere FIN.
+    pub fn is_broken(&self) -> bool {
+        self.is_now(PollFlags::HUP)
+    }
+
+    fn is_now(&self, what: PollFlags) -> bool {
+        let mut fds = [PollFd::new(self, what)];
+        match retry_on_intr(|| poll(&mut fds, Some(&Timespec::default()))) {
             Ok(_) => !fds[0].revents().is_empty(),
             Err(_) => true,
         }
@@ -241,39 +255,11 @@ impl Tcp {
     pub fn reset_on_close(&self) {
         let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO));
     }
-
-    /// Makes splice(2) on this socket return instead of waiting; tcp(7) sockets heed only O_NONBLOCK.
-    pub fn set_nonblocking(&self) -> io::Result<()> {
-        if !self.nonblocking.replace(true) {
-            fcntl_setfl(self, fcntl_getfl(self)? | OFlags::NONBLOCK)?;
-        }
-        Ok(())
-    }
-}
-
-/// The stream of monoio, which asks for `&mut` to read and write.
-struct Shared(UnsafeCell<TcpStream>);
-
-impl Shared {
-    fn borrow(&self) -> &TcpStream {
-        self.borrow_mut()
-    }
-
-    #[allow(unsafe_code, reason = "see SAFETY")]
-    #[allow(clippy::mut_from_ref, reason = "the same")]
-    fn borrow_mut(&self) -> &mut TcpStream {
-        // SAFETY: `Shared` is not `Sync`, so all calls come from one thread. monoio's write and poll
-        // only clone the stream's descriptor handle before they suspend and never change the stream:
-        // monoio states the same by `unsafe impl Split for TcpStream`.
-        unsafe { &mut *self.0.get() }
-    }
 }
 
 impl AsFd for Tcp {
-    #[allow(unsafe_code, reason = "monoio's stream implements AsRawFd only")]
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as the stream, which `self` owns.
-        unsafe { BorrowedFd::borrow_raw(self.stream.borrow().as_raw_fd()) }
+        self.socket.as_fd()
     }
 }
 
@@ -302,6 +288,31 @@ impl<M: Fn() -> F, F: Future> Future for Again<M, F> {
     }
 }
 
+/// Waits again after a signal. Another error is the machine's and says nothing of the connection: who
+/// waits again must not keep the core by it.
+pub(super) async fn waited<F: Future<Output = io::Result<()>>>(
+    wait: impl Fn() -> F,
+) -> io::Result<()> {
+    while let Err(error) = wait().await {
+        sleep(ERROR_PAUSE).await;
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// A socket for `addr`, or for a peer there; splice(2) on it returns instead of waiting only where it
+/// is non-blocking itself.
+pub fn socket(addr: SocketAddr) -> io::Result<OwnedFd> {
+    let family = match addr {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
 /// Options of a connection; set on a listener, its connections inherit them.
 pub fn set_options(socket: impl AsFd, user_timeout: Option<Duration>) -> io::Result<()> {
     sockopt::set_tcp_nodelay(&socket, true)?;
@@ -318,7 +329,7 @@ pub fn set_options(socket: impl AsFd, user_timeout: Option<Duration>) -> io::Res
 
 #[cfg(test)]
 mod tests {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use rustix::net::socketpair;
 
     use super::*;
     use crate::net::driver::run;
@@ -327,7 +338,7 @@ mod tests {
     fn pair() -> (Tcp, OwnedFd) {
         let (family, flags) = (AddressFamily::UNIX, SocketFlags::NONBLOCK);
         let (ours, theirs) = socketpair(family, SocketType::STREAM, flags, None).expect("a pair");
-        (Tcp::accepted(ours).expect("a socket"), theirs)
+        (Tcp::new(ours).expect("a socket"), theirs)
     }
 
     #[test]

@@ -157,6 +157,9 @@ impl Tls {
         while !rest.is_empty() {
             let piece = &rest[..rest.len().min(WRITE_BYTES_MAX)];
             let taken = self.session.borrow_mut().writer().write(piece)?;
+            if taken == 0 {
+                return Err(io::ErrorKind::WriteZero.into()); // somebody else is writing
+            }
             rest = &rest[taken..];
             self.flush(stall).await?;
         }
@@ -170,6 +173,14 @@ impl Tls {
             return true;
         }
         matches!(self.try_read(&mut Buffer::small()), Ok(None))
+    }
+
+    /// Says close_notify and FIN; the peer may go on.
+    pub async fn close_write(&self, stall: Duration) -> io::Result<()> {
+        self.session.borrow_mut().send_close_notify();
+        self.flush(stall).await?;
+        self.tcp.close_write();
+        Ok(())
     }
 
     /// Says close_notify, if it can be said at once, and ends both directions.

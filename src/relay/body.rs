@@ -14,7 +14,7 @@ const MALFORMED_CHUNK: &str = "the chunked body is malformed";
 const MALFORMED_TRAILERS: &str = "the trailer section is malformed";
 
 /// A body between its head and its end.
-pub(super) struct Body {
+pub struct Body {
     state: State,
     unchunk: bool,
 }
@@ -28,15 +28,16 @@ enum State {
 }
 
 /// What some bytes meant.
-pub(super) struct Followed {
+pub struct Followed {
     /// The message is complete.
-    pub(super) ended: bool,
+    pub ended: bool,
     /// There were bytes beyond its end.
-    pub(super) excess: bool,
+    pub excess: bool,
 }
 
 impl Body {
-    pub(super) fn new(framing: Framing, unchunk: bool) -> Self {
+    /// The body behind a head; `unchunk` where only the data of its chunks goes on.
+    pub fn new(framing: Framing, unchunk: bool) -> Self {
         let state = match framing {
             Framing::None | Framing::Length(0) => State::Ended,
             Framing::Length(bytes) => State::Length(bytes),
@@ -50,12 +51,12 @@ impl Body {
     }
 
     /// Whether the client knows the end of the body by the end of the connection.
-    pub(super) fn is_close_delimited(&self) -> bool {
+    pub fn is_close_delimited(&self) -> bool {
         self.unchunk || matches!(self.state, State::UntilClose { .. })
     }
 
     /// Takes the bytes received in `buffer` and leaves in it those that go to the client.
-    pub(super) fn follow(&mut self, buffer: &mut Buffer) -> Result<Followed, &'static str> {
+    pub fn follow(&mut self, buffer: &mut Buffer) -> Result<Followed, &'static str> {
         let mut excess = false;
         match &mut self.state {
             State::Ended => {
@@ -124,11 +125,12 @@ impl Body {
             return Ok(false);
         };
         section.extend_from_slice(more);
-        let Some(length) = scan.head_length(section).map_err(|_| MALFORMED_TRAILERS)? else {
-            return match section.len() {
-                ..=TRAILER_BYTES_MAX => Ok(false),
-                _ => Err(MALFORMED_TRAILERS),
-            };
+        let end = scan.head_length(section).map_err(|_| MALFORMED_TRAILERS)?;
+        if end.unwrap_or(section.len()) > TRAILER_BYTES_MAX {
+            return Err(MALFORMED_TRAILERS);
+        }
+        let Some(length) = end else {
+            return Ok(false);
         };
         if !self.unchunk {
             let write = |fields: &[httparse::Header<'_>]| write_trailers(out.as_vec(), fields);
@@ -142,7 +144,7 @@ impl Body {
 
     /// How many of the bytes to come may go to the client unseen, where that pays: 0 otherwise.
     /// `bulk`: they come faster than they are read.
-    pub(super) fn unseen(&self, bulk: bool) -> u64 {
+    pub fn unseen(&self, bulk: bool) -> u64 {
         let bytes = match &self.state {
             State::Length(left) => *left,
             State::Chunked(decoder) if !self.unchunk => decoder.data_left(),
@@ -153,7 +155,7 @@ impl Body {
     }
 
     /// Passes over `bytes` that went to the client unseen; whether the body has ended with them.
-    pub(super) fn passed(&mut self, bytes: u64) -> bool {
+    pub fn passed(&mut self, bytes: u64) -> bool {
         match &mut self.state {
             State::Length(left) => {
                 *left = left.saturating_sub(bytes);
@@ -250,10 +252,11 @@ mod tests {
             Err(MALFORMED_TRAILERS)
         );
         let long = [b"0\r\nA: ", &vec![b'a'; TRAILER_BYTES_MAX][..]].concat();
-        assert_eq!(
-            follow(Framing::Chunked, false, &[&long]),
-            Err(MALFORMED_TRAILERS)
-        );
+        for end in ["", "\r\n\r\n"] {
+            let long = [&long, end.as_bytes()].concat();
+            let followed = follow(Framing::Chunked, false, &[&long]);
+            assert_eq!(followed, Err(MALFORMED_TRAILERS), "{end:?}");
+        }
     }
 
     #[test]

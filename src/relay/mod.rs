@@ -1,6 +1,7 @@
 //! Bytes after both commits: they follow the framing to the message's end, or break off visibly.
-mod body;
+pub mod body;
 mod splice;
+pub mod tunnel;
 
 use std::fmt;
 use std::io;
@@ -24,7 +25,7 @@ const YIELD_BYTES: u64 = 1 << 20;
 /// How long, and how far, upstream's response is followed for a client that has left: Codex leaves
 /// as soon as it has its last event, and the end of that response saves the connection.
 const DRAIN: Duration = Duration::from_millis(100);
-const DRAIN_BYTES_MAX: usize = 64 << 10;
+const DRAIN_BYTES_MAX: u64 = 64 << 10;
 /// Responses that a core follows so at the same time; a crowd that leaves saves no connections.
 const DRAINS_MAX: u64 = 64;
 
@@ -203,7 +204,11 @@ impl Relay {
             // An error shows at the read.
             _ = self.response.conn.stream.readable() => Ok(()),
             () = left => Err(Aborted::ClientLeft { complete: false }),
-            () = idle.passed() => Err(Aborted::Idle),
+            // What has come while the core was kept from looking is in time.
+            () = idle.passed() => match self.response.conn.stream.has_news() {
+                true => Ok(()),
+                false => Err(Aborted::Idle),
+            },
         }
     }
 
@@ -230,8 +235,14 @@ impl Relay {
         Ok(())
     }
 
-    /// The upstream has closed its side: the end of a close-delimited body, and of no other.
+    /// The upstream has closed its side: the end of a close-delimited body, and of no other. Over TLS
+    /// it is a vouched one.
     fn end_of_stream(&mut self) -> Result<(), Aborted> {
+        let Response { conn, sending, .. } = &self.response;
+        let plain = conn.stream.as_plain();
+        if plain.is_some_and(|tcp| sending.hides_cut(tcp)) {
+            return Err(Aborted::Cut(io::ErrorKind::ConnectionReset.into()));
+        }
         match self.response.framing {
             Framing::UntilClose => self.ended = true,
             _ => return Err(Aborted::Cut(io::ErrorKind::UnexpectedEof.into())),
@@ -282,8 +293,8 @@ impl Relay {
             return self.ended;
         };
         let deadline = Deadline::after(DRAIN);
-        let mut bytes = 0;
-        while !self.ended && bytes < DRAIN_BYTES_MAX {
+        self.since_yield = 0;
+        while !self.ended && self.since_yield < DRAIN_BYTES_MAX && !deadline.has_passed() {
             if deadline
                 .limit(self.response.conn.stream.readable())
                 .await
@@ -295,7 +306,6 @@ impl Relay {
             if self.read(&mut scrap).is_err() {
                 break;
             }
-            bytes += scrap.len();
         }
         self.ended
     }

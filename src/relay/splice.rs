@@ -30,9 +30,7 @@ impl Relay {
             self.no_pipe = true; // the other way needs none
             return Ok(());
         };
-        from.set_nonblocking().map_err(Aborted::Cut)?;
         let to = answering.tcp();
-        to.set_nonblocking().map_err(|error| client_error(&error))?;
         let mut unseen = self.body.unseen(self.bulk);
         while unseen > 0 {
             match pipe.fill(from, unseen).map_err(Aborted::Cut)? {

@@ -63,6 +63,8 @@ pub enum Outcome<'a> {
     Refused(&'a str),
     /// The client left; in which phase.
     ClientLeft(&'a str),
+    /// The connection became a tunnel, which has ended; how.
+    Tunnelled(&'a dyn Display),
     /// The response was broken off; why.
     Aborted(&'a dyn Display),
 }
@@ -82,9 +84,9 @@ impl<'r> Record<'r> {
         }
     }
 
-    /// The request has been buffered: its bytes as they go up, head included.
-    pub fn buffered(&mut self, bytes: u64) {
-        self.request_bytes = bytes;
+    /// Bytes that go up, or have gone: the request's, head included, and those of a tunnel.
+    pub fn up(&mut self, bytes: u64) {
+        self.request_bytes += bytes;
     }
 
     /// The final response head has come.
@@ -120,6 +122,7 @@ impl<'r> Record<'r> {
             Outcome::Answered => ("answered", None),
             Outcome::Refused(code) => ("refused", Some(code)),
             Outcome::ClientLeft(phase) => ("client left", Some(phase)),
+            Outcome::Tunnelled(end) => ("tunnelled", Some(*end)),
             Outcome::Aborted(cause) => ("aborted", Some(*cause)),
         };
         info!(

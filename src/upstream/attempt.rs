@@ -53,6 +53,7 @@ use crate::net::buffer::Buffer;
 use crate::net::catch::caught;
 use crate::net::deadline::Deadline;
 use crate::net::stream::Stream;
+use crate::net::tcp::Tcp;
 use crate::net::{JoinHandle, select, spawn};
 use crate::upstream::connection::{Connection, Upstream};
 use crate::upstream::failure::Failure;
@@ -121,8 +122,8 @@ pub struct Committed {
 pub enum Sending {
     /// All handed over.
     Done,
-    /// Given up: the connection cannot be used again.
-    Broken,
+    /// Given up: the connection cannot be used again. Whether that hides a cut.
+    Broken(bool),
     /// A task of its own is at it.
     Running(Guard),
 }
@@ -132,15 +133,29 @@ impl Sending {
     pub fn is_done(&self) -> bool {
         match self {
             Self::Done => true,
-            Self::Broken => false,
-            Self::Running(guard) => guard.done.get(),
+            Self::Broken(_) => false,
+            Self::Running(guard) => guard.progress.get() == Progress::Done,
+        }
+    }
+
+    /// Whether what looks like an end to who reads may be none: the kernel tells of a reset of `tcp`
+    /// once, to who writes perhaps, and where sending has stalled we have closed it ourselves.
+    pub fn hides_cut(&self, tcp: &Tcp) -> bool {
+        match self {
+            Self::Done => false,
+            Self::Broken(reset) => *reset,
+            Self::Running(guard) => match guard.progress.get() {
+                Progress::Going => tcp.is_broken(),
+                progress => progress == Progress::Cut,
+            },
         }
     }
 }
 
 impl Replayable {
     /// Sends the request once and waits until the upstream answers with at least one byte; `fresh`
-    /// on a brand-new connection. `sends` counts the connections it is put on.
+    /// on a brand-new connection. `sends` counts the connections it is put on: not one that turns
+    /// out to have ended before the first byte.
     ///
     /// Dropping the future closes the connection: the request counts as sent and is gone.
     #[allow(
@@ -159,15 +174,16 @@ impl Replayable {
                 Ok(conn) => conn,
                 Err(failure) => return Err(self.failed(failure, false)),
             };
-            *sends += 1;
-            let sent = self.send(&conn.stream, &limits).await;
+            let sent = self.send(&conn.stream, &limits, sends).await;
             if let Ok(Some(1..)) = sent.read {
                 return Ok(Committed {
                     conn,
                     received: sent.received,
                     deadline: sent.deadline,
                     limits,
-                    sending: sent.sending.unwrap_or(Sending::Broken),
+                    sending: sent
+                        .sending
+                        .unwrap_or_else(|error| Sending::Broken(hides_cut(&error))),
                 });
             }
             let failure = failure(sent.read, sent.sending.err(), limits);
@@ -184,14 +200,20 @@ impl Replayable {
     /// request, and that answer commits. Whether a byte came is said by a read alone, the last one
     /// after the deadline has passed: never by a timer, never by a failed write. No read is ever
     /// under way that could take a byte unseen: what is waited for is that there is something to read.
-    async fn send(&self, stream: &Rc<Stream>, limits: &Limits) -> Sent {
+    async fn send(&self, stream: &Rc<Stream>, limits: &Limits, sends: &mut u32) -> Sent {
         let mut received = Buffer::empty();
         let mut deadline = Deadline::NEVER;
         let (start, guard) = start(self, stream, limits.write);
+        if matches!(start, Start::Ended(Ok(())) | Start::Going(_)) {
+            *sends += 1;
+        }
         let mut readable = pin!(stream.readable());
         let mut write = pin!(async {
             match start {
-                Start::OneBlock => stream.write(&self.first, limits.write).await,
+                Start::OneBlock => {
+                    *sends += 1;
+                    stream.write(&self.first, limits.write).await
+                }
                 Start::Ended(result) => result,
                 Start::Going(task) => task.await,
             }
@@ -234,7 +256,7 @@ impl Replayable {
             (None, Some(guard)) => Ok(Sending::Running(guard)),
             // One block: at once, or stalled.
             (None, None) if matches!(read, Ok(Some(1..))) => write.await.map(|()| Sending::Done),
-            (None, None) => Ok(Sending::Broken), // nobody is there to read it
+            (None, None) => Ok(Sending::Broken(false)), // nobody is there to read it
         };
         Sent {
             read,
@@ -302,10 +324,11 @@ fn start(request: &Replayable, stream: &Rc<Stream>, stall: Duration) -> (Start, 
         return (Start::Ended(begun), None);
     }
     let guard = Guard {
-        done: Rc::new(Cell::new(false)),
+        progress: Rc::new(Cell::new(Progress::Going)),
         stream: stream.clone(),
     };
-    let (stream, done, taken) = (stream.clone(), guard.done.clone(), request.taken.clone());
+    let (stream, progress) = (stream.clone(), guard.progress.clone());
+    let taken = request.taken.clone();
     let send = async move {
         let _taken = taken;
         for block in blocks {
@@ -314,10 +337,14 @@ fn start(request: &Replayable, stream: &Rc<Stream>, stall: Duration) -> (Start, 
                 if error.kind() == io::ErrorKind::TimedOut {
                     stream.close(); // an answer that has begun ends as well
                 }
+                progress.set(match hides_cut(&error) {
+                    true => Progress::Cut,
+                    false => Progress::Failed,
+                });
                 return Err(error);
             }
         }
-        done.set(true);
+        progress.set(Progress::Done);
         Ok(())
     };
     let ended =
@@ -336,16 +363,34 @@ enum Start {
     Going(JoinHandle<io::Result<()>>),
 }
 
+/// How far the task that sends a request is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Going,
+    Done,
+    Failed,
+    /// It failed, and who reads finds an end that is none.
+    Cut,
+}
+
+/// A reset that comes behind an end shows as EPIPE.
+fn hides_cut(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::TimedOut
+    )
+}
+
 /// Ends the task that sends a request when nobody waits for the answer any more: it holds the
 /// stream, so dropping the connection would not close it.
 pub struct Guard {
-    done: Rc<Cell<bool>>,
+    progress: Rc<Cell<Progress>>,
     stream: Rc<Stream>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if !self.done.get() {
+        if self.progress.get() != Progress::Done {
             // A FIN would queue behind what the upstream does not read, and never be seen.
             self.stream.reset_on_close();
             self.stream.close();

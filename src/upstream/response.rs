@@ -136,11 +136,16 @@ impl Committed {
                 }
             }
         };
-        match self.deadline.limit(read).await {
-            Ok(Ok(0)) => Err(Fault::Cut(io::ErrorKind::UnexpectedEof.into())),
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(Fault::Cut(error)),
-            Err(_) => Err(Fault::Timeout(format!(
+        let read = match self.deadline.limit(read).await {
+            Ok(read) => read.map(Some),
+            // What has come while the core was kept from looking is in time.
+            Err(_) => stream.try_read(received),
+        };
+        match read {
+            Ok(Some(0)) => Err(Fault::Cut(io::ErrorKind::UnexpectedEof.into())),
+            Ok(Some(_)) => Ok(()),
+            Err(error) => Err(Fault::Cut(error)),
+            Ok(None) => Err(Fault::Timeout(format!(
                 "no complete response head from the upstream within {} s ({})",
                 self.limits.header.unwrap_or_default().as_secs_f64(),
                 self.limits.header_setting

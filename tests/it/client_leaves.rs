@@ -192,6 +192,38 @@ fn during_the_back_off_nothing_is_sent_again() {
 }
 
 #[test]
+fn nothing_is_sent_again_for_a_client_that_has_sent_its_next_request_as_well() {
+    for how in [Leaving::Fin, Leaving::Rst] {
+        let (asked, was_asked) = mpsc::channel();
+        let (left, has_left) = mpsc::channel::<()>();
+        let origin = Origin::plays([act(move |peer| {
+            peer.request();
+            asked.send(()).unwrap();
+            soon(&has_left);
+            peer.close();
+        })]);
+        let proxy = Proxy::start(&origin, &[ALONE, ("RETRY_BACKOFF_SECONDS", "0")]);
+        let mut client = Client::connect(&proxy);
+        client.send(post("/", b"{}"));
+        soon(&was_asked);
+        client.send(post("/next", b"{}"));
+        // When this is answered, that has been seen.
+        assert_eq!(
+            Client::connect(&proxy).exchange(get("/healthz")).status(),
+            200
+        );
+        match how {
+            Leaving::Rst => _ = client.reset(),
+            _ => _ = client.leave(),
+        }
+        left.send(()).unwrap();
+        eventually("the connection is closed", || proxy.clients() == 0);
+        proxy.ended(1);
+        assert_eq!(origin.requests().len(), 1);
+    }
+}
+
+#[test]
 fn while_waiting_for_a_connection_the_request_is_never_sent() {
     for how in WAYS {
         let (asked, was_asked) = mpsc::channel();

@@ -233,16 +233,18 @@ fn an_early_response_whose_end_waits_for_the_request_gets_it_all() {
 #[test]
 fn an_early_head_and_then_silence_while_sending_is_not_replayed() {
     const BODY: usize = 20 << 20;
-    let origin = Origin::plays([act(|peer| {
-        peer.head();
-        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nearly");
-        peer.is_deaf();
-    })]);
-    let proxy = Proxy::start(&origin, &[("WRITE_TIMEOUT_SECONDS", "0.3"), IMPATIENT]);
-    let mut client = Client::connect(&proxy);
-    client.send(post("/", &vec![b'x'; BODY]));
-    let cut = client.try_response("POST").unwrap_err();
-    assert_eq!(cut.body, b"early");
+    for framing in ["Content-Length: 10\r\n", ""] {
+        let origin = Origin::plays([act(move |peer| {
+            peer.head();
+            peer.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\nearly"));
+            peer.is_deaf();
+        })]);
+        let proxy = Proxy::start(&origin, &[("WRITE_TIMEOUT_SECONDS", "1.5"), IMPATIENT]);
+        let mut client = Client::connect(&proxy);
+        client.send(post("/", &vec![b'x'; BODY]));
+        let cut = client.try_response("POST").unwrap_err();
+        assert!(b"early".starts_with(&cut.body[..]));
+    }
 }
 
 #[test]

@@ -97,6 +97,43 @@ fn a_close_is_the_end_of_a_close_delimited_response_and_a_reset_is_not() {
 }
 
 #[test]
+fn a_reset_that_the_sending_of_the_request_meets_first_is_no_end_either() {
+    const ROUNDS: usize = 8;
+    let origin = Origin::serves(ROUNDS, |peer| {
+        peer.head();
+        peer.send("HTTP/1.1 200 OK\r\n\r\npart");
+        peer.until_taken();
+        rst(peer);
+    });
+    let proxy = Proxy::start(&origin, &[]);
+    let request = crate::support::post("/", &vec![b'x'; 20 << 20]);
+    for round in 0..ROUNDS {
+        let mut client = Client::connect(&proxy);
+        client.send(&request);
+        let cut = client.try_response("POST");
+        let cut = cut.expect_err(&format!("round {round}: a reset taken for an end"));
+        assert!(cut.reset, "round {round}");
+    }
+}
+
+#[test]
+fn an_end_is_one_while_the_request_is_sent() {
+    let (read, has_read) = std::sync::mpsc::channel();
+    let origin = Origin::plays([crate::support::act(move |peer| {
+        peer.head();
+        peer.send("HTTP/1.1 413 Content Too Large\r\n\r\ntoo large");
+        peer.half_close();
+        crate::support::soon(&has_read);
+        rst(peer);
+    })]);
+    let proxy = Proxy::start(&origin, &[]);
+    let mut client = Client::connect(&proxy);
+    client.send(crate::support::post("/", &vec![b'x'; 20 << 20]));
+    assert_eq!(client.response().text(), "too large");
+    read.send(()).unwrap();
+}
+
+#[test]
 fn a_large_body_that_is_cut_is_short() {
     const SENT: usize = 3_000_000;
     for (framing, chunk) in [

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::support::net::eventually;
-use crate::support::{Authority, Client, Origin, Peer, Proxy, get, pattern, post};
+use crate::support::{Authority, Client, Dice, Origin, Peer, Proxy, get, pattern, post};
 
 const CLIENTS: usize = 12;
 const REQUESTS: usize = 25;
@@ -107,15 +107,12 @@ fn storm(proxy: &Proxy) {
     thread::scope(|scope| {
         for number in 0..CLIENTS {
             scope.spawn(move || {
-                let mut state = 0x2545_f491_4f6c_dd1d_u64.wrapping_mul(number as u64 + 1);
+                let mut dice = Dice::new(number as u64);
                 let mut client = Client::connect(proxy);
                 for turn in 0..REQUESTS {
-                    state ^= state << 13;
-                    state ^= state >> 7;
-                    state ^= state << 17;
-                    let kind = KINDS[(state >> 32) as usize % KINDS.len()];
+                    let kind = dice.of(&KINDS);
                     let target = format!("/{kind}/{number}/{turn}");
-                    exchange(&mut client, kind, &target, state >> 16);
+                    exchange(&mut client, kind, &target, dice.next());
                     if !client.is_usable() {
                         client = Client::connect(proxy);
                     }

@@ -7,15 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Resource, Rlimit, Signal, prlimit};
+use rustix::process::{Resource, Rlimit, prlimit};
 use rustls::crypto::ring;
 use rustls::version::TLS12;
 use rustls::{ServerConfig, ServerConnection};
 
 use crate::support::net::eventually;
 use crate::support::{
-    Act, Authority, Client, DEADLINE, OK, Origin, PROMPT, Proxy, act, get, pattern, post, sockets,
-    soon,
+    Act, Authority, Client, DEADLINE, Origin, PROMPT, Proxy, act, get, pattern, post, sockets, soon,
 };
 
 const ALONE: (&str, &str) = ("WORKERS", "1");
@@ -251,16 +250,16 @@ fn a_close_delimited_response_to_a_client_that_half_closes_never_looks_complete(
         client.send(get("/"));
         soon(&was_asked);
         // Both come at once for the proxy.
-        proxy.stop();
-        if round.is_multiple_of(2) {
-            client.half_close();
-        }
-        send.send(()).unwrap();
-        soon(&was_asked);
-        if !round.is_multiple_of(2) {
-            client.half_close();
-        }
-        proxy.signal(Signal::CONT);
+        proxy.sleeps(Duration::ZERO, || {
+            if round.is_multiple_of(2) {
+                client.half_close();
+            }
+            send.send(()).unwrap();
+            soon(&was_asked);
+            if !round.is_multiple_of(2) {
+                client.half_close();
+            }
+        });
         match client.try_response("GET") {
             Ok(response) => panic!("round {round}: complete with {:?}", response.text()),
             Err(cut) => assert!(cut.reset || cut.head.is_none() && cut.body.is_empty()),
@@ -269,28 +268,27 @@ fn a_close_delimited_response_to_a_client_that_half_closes_never_looks_complete(
 }
 
 #[test]
-fn a_core_that_slept_through_the_deadline_relays_what_came_meanwhile() {
+fn a_core_that_slept_through_the_idle_limit_relays_what_came_meanwhile() {
     const LIMIT: Duration = Duration::from_secs(1);
-    let (asked, was_asked) = mpsc::channel();
+    let (begun, has_begun) = mpsc::channel();
     let (send, may_send) = mpsc::channel();
     let origin = Origin::plays([act(move |peer| {
         peer.request();
-        asked.send(()).unwrap();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npart");
         soon(&may_send);
-        peer.send(OK);
-        asked.send(()).unwrap();
+        peer.send(" two");
+        begun.send(()).unwrap();
     })]);
-    let proxy = Proxy::start(&origin, &[ALONE, ("RESPONSE_HEADER_TIMEOUT_SECONDS", "1")]);
+    let proxy = Proxy::start(&origin, &[ALONE, ("STREAM_IDLE_TIMEOUT_SECONDS", "1")]);
     let mut client = Client::connect(&proxy);
     client.send(get("/"));
-    soon(&was_asked);
-    proxy.stop();
-    send.send(()).unwrap();
-    soon(&was_asked);
-    thread::sleep(LIMIT + LIMIT / 2); // the core's sleep, not a wait
-    proxy.signal(Signal::CONT);
-    let response = client.response();
-    assert_eq!((response.status(), response.attempts()), (200, Some(1)));
+    client.head();
+    client.receive("part");
+    proxy.sleeps(LIMIT + LIMIT / 2, || {
+        send.send(()).unwrap();
+        soon(&has_begun);
+    });
+    client.receive(" two");
 }
 
 #[test]

@@ -9,11 +9,14 @@
 )]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
+mod addresses;
 mod bodies;
 mod client_leaves;
 mod commit;
 mod cut;
+mod descriptors;
 mod fairness;
+mod fault_matrix;
 mod faults;
 mod framing_request;
 mod framing_response;
@@ -21,6 +24,7 @@ mod greedy;
 mod healthy;
 mod hostile;
 mod logs;
+mod model;
 mod operation;
 mod overload;
 mod pool;
@@ -28,12 +32,18 @@ mod refusals;
 mod retry;
 mod secrets;
 mod settings;
+mod smuggling;
 mod soak;
 mod splice;
 mod sse;
 mod stage;
+mod stalled;
 mod storm;
+mod supply;
 mod support;
+mod syscalls;
 mod tidy;
 mod tls;
 mod tls_records;
+mod tunnel;
+mod upstream_dies;

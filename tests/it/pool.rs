@@ -99,28 +99,6 @@ fn bytes_beyond_a_responses_end_are_never_given_to_anyone() {
 }
 
 #[test]
-fn bytes_that_come_between_two_exchanges_end_the_connection() {
-    let (go, gate) = mpsc::channel::<()>();
-    let (sent, was_sent) = mpsc::channel();
-    let first = act(move |peer| {
-        peer.request();
-        peer.send(OK);
-        soon(&gate);
-        peer.send(OK);
-        sent.send(()).unwrap();
-        peer.is_closed();
-    });
-    let second = answers("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecond");
-    let origin = Origin::plays([first, second]);
-    let proxy = Proxy::start(&origin, &[ALONE]);
-    let mut client = Client::connect(&proxy);
-    client.exchange(get("/"));
-    go.send(()).unwrap();
-    soon(&was_sent);
-    assert_eq!(client.exchange(get("/")).text(), "second");
-}
-
-#[test]
 fn a_stale_connection_costs_neither_an_attempt_nor_a_back_off() {
     let fin = stale(|peer| peer.close());
     let rst = stale(|peer| peer.reset());

@@ -19,6 +19,8 @@ const FUNCTION_LINES_MAX: usize = 70;
 const NAMES_BANNED: &[&str] = &[
     "util", "utils", "common", "types", "error", "errors", "helpers", "misc",
 ];
+/// The only file with code that the compiler cannot vouch for.
+const UNSAFE: &str = "src/net/socket.rs";
 /// Crates that only the machine room may name.
 const MACHINE: &[&str] = &["monoio", "rustls", "io_uring"];
 
@@ -60,6 +62,18 @@ fn only_the_machine_room_names_the_machine() {
         }
     }
     assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+#[test]
+fn unsafe_code_is_in_one_module() {
+    let mut found = Vec::new();
+    for Source { path, text, .. } in sources("src") {
+        let mut code = text.lines().map(|line| line.split("//").next().unwrap());
+        if code.any(|line| line.contains("unsafe")) {
+            found.push(path);
+        }
+    }
+    assert_eq!(found, [Path::new(UNSAFE)]);
 }
 
 #[test]

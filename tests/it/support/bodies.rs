@@ -34,9 +34,14 @@ impl Pattern {
 
     /// The first `length` bytes.
     pub fn bytes(self, length: usize) -> Vec<u8> {
+        self.bytes_from(0, length)
+    }
+
+    /// `length` bytes from `offset` on.
+    pub fn bytes_from(self, offset: usize, length: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(length);
         while bytes.len() < length {
-            bytes.extend_from_slice(self.at(bytes.len(), length - bytes.len()));
+            bytes.extend_from_slice(self.at(offset + bytes.len(), length - bytes.len()));
         }
         bytes
     }

@@ -2,6 +2,7 @@
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Instant;
 
+use super::bodies::Pattern;
 use super::net;
 use super::proxy::Proxy;
 use super::wire::{Framing, Head, Response, Stream, Wire};
@@ -195,6 +196,25 @@ impl Client {
         self.is_closed();
         let took = since.elapsed();
         assert!(took < PROMPT, "noticed after {took:?}");
+    }
+
+    /// Sends and receives so much of the pattern at the same time.
+    pub fn both_ways(&mut self, pattern: Pattern, length: usize) {
+        self.wire().both_ways(pattern, length);
+    }
+
+    /// The proxy sends nothing more; it may still be sent to.
+    #[track_caller]
+    pub fn ends(&mut self) {
+        self.wire().ends();
+    }
+
+    /// The proxy resets the connection, whatever came before.
+    #[track_caller]
+    pub fn is_reset(&mut self) {
+        let (_, gone) = self.wire().rest();
+        assert!(gone.reset, "it was closed in order");
+        self.wire = None;
     }
 
     /// The proxy breaks the connection; what had come before.

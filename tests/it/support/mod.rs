@@ -2,6 +2,9 @@
 //! Plain blocking sockets and no code of the crate, so that both cannot share a mistake.
 mod bodies;
 mod client;
+mod dice;
+pub mod load;
+pub mod names;
 pub mod net;
 mod origin;
 mod peer;
@@ -13,13 +16,14 @@ mod wire;
 
 pub use bodies::{Pattern, chunked, pattern};
 pub use client::{Client, Cut};
+pub use dice::Dice;
 pub use net::{Vacant, full_backlog};
 pub use origin::{Act, Origin, act, answers, closes, hangs, resets};
 pub use peer::Peer;
-pub use proxy::{Proxy, run};
+pub use proxy::{Proxy, run, run_by};
 pub use secrets::{CANARY, assert_no_secret, shown_canary};
 pub use tls::Authority;
-pub use wire::{Response, fields_without};
+pub use wire::{Framing, Gone, Head, Response, Stream, Wire, fields_without};
 
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

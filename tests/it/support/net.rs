@@ -52,6 +52,24 @@ pub fn bound(port: u16, reuse_port: bool) -> OwnedFd {
     socket
 }
 
+/// Listeners on the same port of each of these addresses.
+pub fn on_one_port<const N: usize>(addresses: [Ipv4Addr; N]) -> [TcpListener; N] {
+    for _ in 0..100 {
+        let first = TcpListener::bind((addresses[0], 0)).unwrap();
+        let port = first.local_addr().unwrap().port();
+        let mut all = vec![first];
+        all.extend(
+            addresses[1..]
+                .iter()
+                .map_while(|addr| TcpListener::bind((*addr, port)).ok()),
+        );
+        if let Ok(all) = all.try_into() {
+            return all;
+        }
+    }
+    panic!("no port is free on all of {addresses:?}");
+}
+
 fn local(socket: &OwnedFd) -> SocketAddr {
     SocketAddr::try_from(rustix::net::getsockname(socket).unwrap()).unwrap()
 }
@@ -59,15 +77,21 @@ fn local(socket: &OwnedFd) -> SocketAddr {
 /// A listener that accepts nobody and whose queue is full: connecting to it hangs. The streams keep
 /// the queue full.
 pub fn full_backlog() -> (SocketAddr, TcpListener, Vec<TcpStream>) {
-    let socket = bound(0, false);
-    rustix::net::listen(&socket, 0).unwrap();
-    let addr = local(&socket);
+    let listener = TcpListener::from(bound(0, false));
+    let queued = fill_backlog(&listener);
+    (listener.local_addr().unwrap(), listener, queued)
+}
+
+/// Makes a listener one to which connecting hangs, for as long as the streams live.
+pub fn fill_backlog(listener: &TcpListener) -> Vec<TcpStream> {
+    rustix::net::listen(listener, 0).unwrap();
+    let addr = listener.local_addr().unwrap();
     let mut queued = Vec::new();
     while let Ok(stream) = TcpStream::connect_timeout(&addr, Duration::from_millis(200)) {
         queued.push(stream);
         assert!(queued.len() < 16, "the queue never fills");
     }
-    (addr, TcpListener::from(socket), queued)
+    queued
 }
 
 /// Waits until `holds`, looking again and again: for what cannot be waited for.
@@ -90,7 +114,9 @@ pub fn within(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
 
 /// Waits until the receive queue of the socket at the other end of `tcp` is empty.
 pub fn until_taken(tcp: &TcpStream) {
-    let (own, other) = (tcp.local_addr().unwrap(), tcp.peer_addr().unwrap());
+    let (Ok(own), Ok(other)) = (tcp.local_addr(), tcp.peer_addr()) else {
+        return; // closed: nobody will read it
+    };
     eventually("the peer reads what was sent", || {
         // Closed: nobody will read it.
         sockets::find(other, own).is_none_or(|socket| socket.unread == 0)

@@ -106,6 +106,15 @@ impl Origin {
         Self::start(listener(), Script::Each(max, Arc::new(play)), None)
     }
 
+    /// The same on a listener that exists already.
+    pub fn serves_on(
+        listener: TcpListener,
+        max: usize,
+        play: impl Fn(&mut Peer) + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(listener, Script::Each(max, Arc::new(play)), None)
+    }
+
     /// Asks for an act at each connection: for scripts whose connections are not certain.
     pub fn serves_in_turn(turns: impl FnMut(usize) -> Option<Act> + Send + 'static) -> Self {
         Self::start(listener(), Script::InTurn(Box::new(turns)), None)
@@ -126,6 +135,16 @@ impl Origin {
     ) -> Self {
         let script = Script::Each(max, Arc::new(play));
         Self::start(listener(), script, Some(authority.server()))
+    }
+
+    /// The same with a server's configuration of its own.
+    pub fn serves_tls_with(
+        config: Arc<ServerConfig>,
+        max: usize,
+        play: impl Fn(&mut Peer) + Send + Sync + 'static,
+    ) -> Self {
+        let script = Script::Each(max, Arc::new(play));
+        Self::start(listener(), script, Some(config))
     }
 
     fn start(listener: TcpListener, script: Script, tls: Option<Arc<ServerConfig>>) -> Self {
@@ -206,18 +225,20 @@ impl Stage {
     /// Accepts until the test ends; yields what the proxy or the script did wrong.
     fn play(self, mut script: Script) -> Vec<String> {
         let mut faults = Vec::new();
-        let mut playing = Vec::new();
+        let (mut number, mut playing) = (0, Vec::new());
         self.listener.set_nonblocking(true).unwrap();
         loop {
             let over = readable(&self.listener, &self.stopped) == Ready::Stopped;
             while let Ok((tcp, _)) = self.listener.accept() {
                 tcp.set_nonblocking(false).unwrap();
-                let number = playing.len();
                 match script.next(number) {
-                    Some(act) => playing.push(self.play_one(act, tcp, number)),
+                    Some(act) => playing.push((number, self.play_one(act, tcp, number))),
                     None => faults.push("a connection more than the script allows".to_owned()),
                 }
+                number += 1;
             }
+            let ended = playing.extract_if(.., |(_, thread)| thread.is_finished());
+            faults.extend(ended.filter_map(join)); // a thread that nobody joins keeps its stack
             if over {
                 break;
             }
@@ -227,14 +248,7 @@ impl Stage {
         {
             faults.push(format!("{} acts were never played", left.len()));
         }
-        for (number, thread) in playing.into_iter().enumerate() {
-            if let Err(panic) = thread.join() {
-                let text = panic.downcast_ref::<String>().cloned();
-                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-                let text = text.unwrap_or_default();
-                faults.push(format!("connection {}: {text}", number + 1));
-            }
-        }
+        faults.extend(playing.into_iter().filter_map(join));
         faults
     }
 
@@ -253,4 +267,16 @@ impl Stage {
             peer.stays_silent();
         })
     }
+}
+
+/// The end of an act; what went wrong in it.
+fn join((number, thread): (usize, JoinHandle<()>)) -> Option<String> {
+    let panic = thread.join().err()?;
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+    Some(format!(
+        "connection {}: {}",
+        number + 1,
+        text.unwrap_or_default()
+    ))
 }

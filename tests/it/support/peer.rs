@@ -1,5 +1,5 @@
 //! One connection of the scripted upstream, as an act sees it.
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -65,7 +65,8 @@ impl Peer {
         }
     }
 
-    fn wire(&mut self) -> &mut Wire {
+    /// The connection itself, for acts that no method has.
+    pub fn wire(&mut self) -> &mut Wire {
         self.wire.as_mut().expect("the connection is not closed")
     }
 
@@ -136,6 +137,29 @@ impl Peer {
     /// `count` bytes of a body.
     pub fn take(&mut self, count: usize) -> Vec<u8> {
         self.wire().exact(count).unwrap()
+    }
+
+    /// The next `count` bytes, and none beyond them: the rest stays with the kernel.
+    pub fn take_no_more_than(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.wire().stream.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// TLS: reads the client's first flight and yields the answer, to be sent with `send_sealed`.
+    pub fn flight(&mut self) -> Vec<u8> {
+        let Stream::Tls(tls) = &mut self.wire().stream else {
+            panic!("not TLS")
+        };
+        while !tls.conn.wants_write() {
+            tls.conn.read_tls(&mut tls.sock).unwrap();
+            tls.conn.process_new_packets().unwrap();
+        }
+        let mut flight = Vec::new();
+        while tls.conn.wants_write() {
+            tls.conn.write_tls(&mut flight).unwrap();
+        }
+        flight
     }
 
     fn note_handshake(&mut self) {
@@ -231,6 +255,16 @@ impl Peer {
         let count = self.wire().discard();
         self.wire = None;
         (Instant::now(), count)
+    }
+
+    /// Sends and receives so much of the pattern at the same time.
+    pub fn both_ways(&mut self, pattern: Pattern, length: usize) {
+        self.wire().both_ways(pattern, length);
+    }
+
+    /// The proxy sends nothing more; it may still be sent to.
+    pub fn ends(&mut self) {
+        self.wire().ends();
     }
 
     /// Reads nothing more until the test is over.

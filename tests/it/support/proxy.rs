@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -47,8 +47,25 @@ impl Proxy {
         Self::begin(base_url, settings, None)
     }
 
+    /// The same, started by a program that in the end becomes the proxy, such as prlimit(1): its
+    /// arguments up to the proxy's name.
+    #[track_caller]
+    pub fn start_by(launcher: &[&str], base_url: &str, settings: &[(&str, &str)]) -> Self {
+        Self::spawn(launched(launcher), base_url, settings, None)
+    }
+
     #[track_caller]
     fn begin(base_url: &str, settings: &[(&str, &str)], pause: Option<Receiver<()>>) -> Self {
+        Self::spawn(Command::new(BINARY), base_url, settings, pause)
+    }
+
+    #[track_caller]
+    fn spawn(
+        command: Command,
+        base_url: &str,
+        settings: &[(&str, &str)],
+        pause: Option<Receiver<()>>,
+    ) -> Self {
         let mut all = BTreeMap::from([
             ("UPSTREAM_BASE_URL", base_url),
             ("LISTEN_PORT", "0"),
@@ -58,9 +75,8 @@ impl Proxy {
             ("RETRY_BACKOFF_SECONDS", "0.02"),
         ]);
         all.extend(settings.iter().copied());
-        let mut child = command(&all.into_iter().collect::<Vec<_>>())
-            .spawn()
-            .unwrap();
+        let all: Vec<_> = all.into_iter().collect();
+        let mut child = prepared(command, &all).spawn().unwrap();
         let log = read_lines(&mut child, pause);
         let mut proxy = Self {
             addr: ([0, 0, 0, 0], 0).into(),
@@ -120,6 +136,16 @@ impl Proxy {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Stops all its threads, lets things happen around it for `limit` at least, and wakes it again.
+    #[track_caller]
+    pub fn sleeps(&self, limit: Duration, meanwhile: impl FnOnce()) {
+        let start = Instant::now();
+        self.stop();
+        meanwhile();
+        thread::sleep(limit.saturating_sub(start.elapsed()));
+        self.signal(Signal::CONT);
     }
 
     /// Stops all its threads, which is seen by proc_pid_stat(5); SIGCONT lets them go on.
@@ -232,7 +258,20 @@ pub struct Ended {
 /// Runs the binary with arguments until it ends by itself.
 #[track_caller]
 pub fn run(arguments: &[&str], settings: &[(&str, &str)]) -> Ended {
-    let mut child = command(settings).args(arguments).spawn().unwrap();
+    let mut command = Command::new(BINARY);
+    command.args(arguments);
+    until_its_end(prepared(command, settings))
+}
+
+/// The same without arguments, started as by `Proxy::start_by`.
+#[track_caller]
+pub fn run_by(launcher: &[&str], settings: &[(&str, &str)]) -> Ended {
+    until_its_end(prepared(launched(launcher), settings))
+}
+
+#[track_caller]
+fn until_its_end(mut command: Command) -> Ended {
+    let mut child = command.spawn().unwrap();
     let log = read_lines(&mut child, None);
     let both_ended = |lines: &[String]| lines.iter().any(|line| line == END).then_some(());
     if log.wait(DEADLINE, both_ended).is_none() {
@@ -251,8 +290,13 @@ pub fn run(arguments: &[&str], settings: &[(&str, &str)]) -> Ended {
 /// Stands in the log where both outputs have ended.
 const END: &str = "(end of output)";
 
-fn command(settings: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(BINARY);
+fn launched(launcher: &[&str]) -> Command {
+    let mut command = Command::new(launcher[0]);
+    command.args(&launcher[1..]).arg(BINARY);
+    command
+}
+
+fn prepared(mut command: Command, settings: &[(&str, &str)]) -> Command {
     command
         .env_clear()
         .envs(settings.iter().copied())

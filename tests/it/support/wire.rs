@@ -1,10 +1,11 @@
 //! HTTP/1.1 as both ends of a test see it: bytes read under a deadline, split into messages.
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use rustls::{ServerConnection, StreamOwned};
 
-use super::{DEADLINE, net};
+use super::{DEADLINE, Pattern, net};
 
 const BLOCK: usize = 64 * 1024;
 
@@ -48,8 +49,14 @@ impl Write for Stream {
 }
 
 /// The header section of a message as it came, its empty line included.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Head(pub Vec<u8>);
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.text().fmt(f)
+    }
+}
 
 impl Head {
     pub fn text(&self) -> String {
@@ -417,6 +424,27 @@ impl Wire {
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)?;
         self.stream.flush()
+    }
+
+    /// Sends `length` bytes of the pattern and receives as many, a part after the other at both ends, so
+    /// that both ways are in use at the same time.
+    pub fn both_ways(&mut self, pattern: Pattern, length: usize) {
+        const PART: usize = 256 * 1024; // less than sockets hold
+        for offset in (0..length).step_by(PART) {
+            self.try_send(pattern.at(offset, PART)).unwrap();
+            let received = self.exact(PART).unwrap();
+            pattern.check(offset, &received);
+        }
+    }
+
+    /// The peer sends nothing more, and no other byte before that; it may still be sent to.
+    #[track_caller]
+    pub fn ends(&mut self) {
+        let (rest, gone) = self.rest();
+        assert_eq!(
+            (String::from_utf8_lossy(&rest), gone.reset),
+            ("".into(), false)
+        );
     }
 
     /// Waits until the program at the other end has read everything sent so far.

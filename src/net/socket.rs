@@ -1,0 +1,59 @@
+//! A socket of monoio that is read, written and watched at the same time: the only `unsafe` code.
+#![allow(
+    unsafe_code,
+    reason = "monoio wants `&mut` to write, and lends no descriptor"
+)]
+use std::cell::UnsafeCell;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use monoio::BufResult;
+use monoio::buf::IoBuf;
+use monoio::io::AsyncWriteRent;
+use monoio::net::TcpStream;
+
+/// A socket of this core, connected or listening: monoio has one kind of readiness for both.
+pub struct Socket(UnsafeCell<TcpStream>);
+
+impl Socket {
+    /// Takes over `socket`, which must be non-blocking.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        #[allow(clippy::disallowed_types, reason = "only carries the descriptor over")]
+        let stream = TcpStream::from_std(std::net::TcpStream::from(socket))?;
+        Ok(Self(UnsafeCell::new(stream)))
+    }
+
+    /// Waits until there is something to read or to accept, or an end, or an error.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.stream().readable(false).await
+    }
+
+    /// Waits until there is room to write.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.stream().writable(false).await
+    }
+
+    /// Writes some of `buf` and gives it back. Where the future is dropped, `buf` stays with the kernel
+    /// until the operation ends.
+    pub fn write<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> {
+        // SAFETY: no other reference to the stream is in use while this one is. It is in use during this
+        // call only: `write` clones the descriptor's handle into an operation, which is all that its
+        // future holds. Meanwhile no code of ours runs, and a `Socket` stays on its thread: it is not
+        // `Sync`. The futures of `readable` and `writable` hold a reference across their waits, but
+        // use it only to make their operation, when they are first polled, which is at once.
+        let stream = unsafe { &mut *self.0.get() };
+        stream.write(buf)
+    }
+
+    fn stream(&self) -> &TcpStream {
+        // SAFETY: the only `&mut` to the stream is in use during the call in `write` alone, see there.
+        unsafe { &*self.0.get() }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the stream owns its descriptor, keeps it open, and lives as long as `self` is borrowed.
+        unsafe { BorrowedFd::borrow_raw(self.stream().as_raw_fd()) }
+    }
+}
