@@ -109,10 +109,6 @@ fn a_request_that_is_refused_shows_no_secret() {
         (408, with(&format!("Content-Length: 99\r\n\r\n{CANARY}"))),
         (413, with(&format!("Content-Length: 9999\r\n\r\n{CANARY}"))),
         (414, format!("GET /?{CANARY}{}", "x".repeat(33 << 10))),
-        (
-            426,
-            with("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
-        ),
         (431, with(&format!("{CANARY}: x\r\n").repeat(129)) + "\r\n"),
         (
             503,
@@ -237,6 +233,13 @@ fn an_upstream_that_cannot_be_reached_shows_no_secret() {
             let settings = [ONE_ATTEMPT, ("CONNECT_TIMEOUT_SECONDS", "2")];
             assert_refused(&start(&url, format, &settings), status, &whole());
         }
+        let handshake = secretive(&format!("GET /?{CANARY} HTTP/1.1"))
+            + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        assert_refused(
+            &start(&vacant.url(), format, &[ONE_ATTEMPT]),
+            426,
+            &handshake,
+        );
     }
 }
 
