@@ -1,10 +1,13 @@
 //! On one core: whoever keeps the proxy busy without a pause, the requests of others go on being
 //! answered.
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::support::{Act, Client, DEADLINE, OK, Origin, Peer, Proxy, act, chunked, get};
 
@@ -106,7 +109,6 @@ impl Drop for StopOnDrop<'_> {
 
 /// Sends `block` for as long as it may, reading nothing.
 fn floods(mut tcp: &TcpStream, block: &[u8], progress: &Progress) {
-    use std::io::Write;
     tcp.set_write_timeout(Some(Duration::from_millis(100)))
         .unwrap();
     while progress.may_go_on() {
@@ -120,7 +122,6 @@ fn floods(mut tcp: &TcpStream, block: &[u8], progress: &Progress) {
 
 /// Reads whatever comes for as long as it may.
 fn devours(mut tcp: &TcpStream, progress: &Progress) {
-    use std::io::Read;
     let mut scrap = vec![0; MIB];
     tcp.set_read_timeout(Some(Duration::from_millis(100)))
         .unwrap();
@@ -137,7 +138,6 @@ fn devours(mut tcp: &TcpStream, progress: &Progress) {
 /// Sends `request` once and devours the response.
 fn downloads(request: &'static str) -> impl Fn(SocketAddr, &Progress) {
     move |addr, progress| {
-        use std::io::Write;
         let mut tcp = TcpStream::connect(addr).unwrap();
         tcp.write_all(request.as_bytes()).unwrap();
         devours(&tcp, progress);
@@ -147,7 +147,6 @@ fn downloads(request: &'static str) -> impl Fn(SocketAddr, &Progress) {
 /// Sends `start` and then `block` again and again; whatever is answered is devoured.
 fn talks(start: &'static [u8], block: Vec<u8>) -> impl Fn(SocketAddr, &Progress) {
     move |addr, progress| {
-        use std::io::Write;
         let mut tcp = TcpStream::connect(addr).unwrap();
         tcp.write_all(start).unwrap();
         thread::scope(|scope| {
@@ -267,4 +266,70 @@ fn connections_without_end() {
             }
         });
     });
+}
+
+/// On io_uring every operation is a turn of its own.
+const ONE_ON_EPOLL: [(&str, &str); 2] = [("WORKERS", "1"), ("MONOIO_FORCE_LEGACY_DRIVER", "1")];
+
+/// What a core that wakes to a crowd has done for it, in the median of some rounds, by the time that
+/// another client, which came last, has its answer.
+fn done_before_another<C>(
+    proxy: &Proxy,
+    crowd: impl Fn() -> C,
+    mut done: impl FnMut(&mut C) -> usize,
+) -> usize {
+    const ROUNDS: usize = 5;
+    let round = || {
+        let mut other = Client::connect(proxy);
+        assert_eq!(other.exchange(get("/small")).status(), 200);
+        proxy.stop();
+        let mut crowd = crowd();
+        other.send(get("/small"));
+        proxy.signal(Signal::CONT);
+        assert_eq!(other.response().status(), 200);
+        proxy.stop();
+        let done = done(&mut crowd);
+        proxy.signal(Signal::CONT);
+        done
+    };
+    let mut counts: Vec<_> = std::iter::repeat_with(round).take(ROUNDS).collect();
+    counts.sort_unstable();
+    println!("{counts:?}");
+    counts[ROUNDS / 2]
+}
+
+#[test]
+fn of_a_queue_of_connections_only_some_are_accepted_before_others_have_their_turn() {
+    const QUEUED: usize = 2000;
+    let origin = origin(|_| ());
+    let proxy = Proxy::start(&origin, &ONE_ON_EPOLL);
+    let connect = |_| TcpStream::connect_timeout(&proxy.addr, DEADLINE).unwrap();
+    let crowd = || (0..QUEUED).map(connect).collect::<Vec<_>>();
+    let accepted = done_before_another(&proxy, crowd, |_| proxy.clients());
+    assert!(accepted < QUEUED / 2, "{accepted} of {QUEUED} came first");
+}
+
+#[test]
+fn of_pipelined_requests_only_some_are_answered_before_others_have_their_turn() {
+    const PIPELINED: usize = 1000;
+    let origin = origin(|_| ());
+    let proxy = Proxy::start(&origin, &ONE_ON_EPOLL);
+    let crowd = || {
+        let mut tcp = TcpStream::connect_timeout(&proxy.addr, DEADLINE).unwrap();
+        let request = "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n";
+        tcp.write_all(request.repeat(PIPELINED).as_bytes()).unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        tcp
+    };
+    let answered = done_before_another(&proxy, crowd, |tcp| {
+        let mut answers = Vec::new();
+        let _ = tcp.read_to_end(&mut answers); // ends where nothing more is there
+        String::from_utf8_lossy(&answers)
+            .matches("HTTP/1.1")
+            .count()
+    });
+    assert!(
+        answered < PIPELINED / 2,
+        "{answered} of {PIPELINED} came first"
+    );
 }

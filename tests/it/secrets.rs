@@ -233,6 +233,13 @@ fn an_upstream_that_cannot_be_reached_shows_no_secret() {
             let settings = [ONE_ATTEMPT, ("CONNECT_TIMEOUT_SECONDS", "2")];
             assert_refused(&start(&url, format, &settings), status, &whole());
         }
+        let handshake = secretive(&format!("GET /?{CANARY} HTTP/1.1"))
+            + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        assert_refused(
+            &start(&vacant.url(), format, &[ONE_ATTEMPT]),
+            426,
+            &handshake,
+        );
     }
 }
 
