@@ -78,7 +78,7 @@ pub(super) enum Answer {
 const SHARES: u64 = 1000;
 
 pub(super) const LOTS: &[Lot] = &[
-    lot("small", 480, "ok", Due::Answer),
+    lot("small", 483, "ok", Due::Answer),
     Lot {
         fresh: true,
         ..lot("small, new connection", 150, "ok", Due::Answer)
@@ -102,7 +102,7 @@ pub(super) const LOTS: &[Lot] = &[
         lot("events, flat out", 5, "sse:*:1000:0", Due::Answer),
     ),
     lot("pauses", 10, "pause,ok", Due::Answer),
-    lot("head byte by byte", 5, "fault:slow-head:2", Due::Answer),
+    lot("head byte by byte", 2, "fault:slow-head:2", Due::Answer),
     sized(
         (50, 500),
         lot("body byte by byte", 5, "fault:slow-body:*:2", Due::Answer),
