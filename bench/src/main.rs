@@ -13,8 +13,10 @@ mod report;
 mod rescue;
 mod results;
 mod ring;
+mod siege;
 #[cfg(test)]
 mod smuggling;
+mod soak;
 
 use std::{io, net::SocketAddr, process::ExitCode};
 
@@ -34,6 +36,10 @@ enum Task {
     Compare(compare::Options),
     /// Show what each rescues of requests that hang, are reset or break off
     Rescue(rescue::Options),
+    /// Everything that clients and an upstream do, good and bad, for ten minutes or as long as you like
+    Soak(soak::Options),
+    /// Greedy peers, and what those feel beside them, before the proxy and before nginx
+    Siege(siege::Options),
     /// See in ten seconds what the proxy is for
     Demo,
     /// Run the origin: what it does is said by the path of each request
@@ -63,6 +69,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Task::Compare(options) => compare::run(&options),
         Task::Rescue(options) => rescue::command(&options),
+        Task::Soak(options) => soak::command(&options),
+        Task::Siege(options) => siege::command(&options),
         Task::Demo => demo::run().map(|()| true),
         Task::Origin { listen, tls, core } => origin::serve(listen, core, tls)
             .map(|never| match never {})

@@ -38,6 +38,8 @@ pub struct Upstream {
     pub ca_file: Option<PathBuf>,
     /// Silence after which a request is sent again.
     pub response_timeout: Duration,
+    /// How long the proxy keeps connections that nobody uses.
+    pub idle_timeout: Duration,
 }
 
 impl Upstream {
@@ -46,6 +48,7 @@ impl Upstream {
             addr,
             ca_file: None,
             response_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -291,6 +294,8 @@ fn proxy(command: &mut Command, listen: SocketAddr, upstream: &Upstream, workers
     command.env("LOG_LEVEL", "WARNING");
     let response_timeout_seconds = upstream.response_timeout.as_secs_f64().to_string();
     command.env("RESPONSE_HEADER_TIMEOUT_SECONDS", response_timeout_seconds);
+    let idle_timeout_seconds = upstream.idle_timeout.as_secs_f64().to_string();
+    command.env("UPSTREAM_IDLE_TIMEOUT_SECONDS", idle_timeout_seconds);
     if let Some(ca_file) = &upstream.ca_file {
         command.env("UPSTREAM_CA_FILE", ca_file);
     }

@@ -12,9 +12,23 @@ use std::{
 use nix::{time::ClockId, unistd::Pid};
 use procfs::process::{Process, Stat};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::{Deserialize, Serialize};
 
 /// How much of a program's log an error repeats.
 const LOG_TAIL_LINES: usize = 15;
+
+/// What the kernel calls the threads that it adds to a process for operations of a ring that block.
+const IO_WORKER: &str = "iou-wrk";
+
+/// What a program holds at a moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holdings {
+    pub rss_kib: u64,
+    pub descriptors: u64,
+    /// Those of the kernel's ring workers included.
+    pub threads: u64,
+    pub io_workers: u64,
+}
 
 /// Stays in the group of the terminal's foreground, so that Ctrl-C ends it together with us.
 pub struct Running {
@@ -95,6 +109,26 @@ impl Running {
             Some(rss_bytes / 1024)
         };
         self.tree().iter().filter_map(of_one).sum()
+    }
+
+    /// What it holds at this moment, with all its children.
+    pub fn holdings(&self) -> Holdings {
+        let tree = self.tree();
+        let descriptors = tree.iter().filter_map(|process| process.fd_count().ok());
+        let tasks = tree
+            .iter()
+            .filter_map(|process| process.tasks().ok())
+            .flatten();
+        let names: Vec<String> = tasks
+            .filter_map(|task| Some(task.ok()?.stat().ok()?.comm))
+            .collect();
+        let io_workers = names.iter().filter(|name| name.starts_with(IO_WORKER));
+        Holdings {
+            rss_kib: self.rss_kib(),
+            descriptors: descriptors.sum::<usize>() as u64,
+            threads: names.len() as u64,
+            io_workers: io_workers.count() as u64,
+        }
     }
 
     /// The last lines that it printed, to show beside an error.

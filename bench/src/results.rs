@@ -1,5 +1,7 @@
-//! What a comparison found, as it is kept: measured by `compare`, shown by `report`.
+//! What was found, as it is kept: measured by `compare`, `soak` and `siege`, shown by `report`.
 use serde::{Deserialize, Serialize};
+
+use crate::process::Holdings;
 
 /// One run of the whole comparison.
 #[derive(Debug, Serialize, Deserialize)]
@@ -131,4 +133,87 @@ pub struct Footprint {
     pub two_workers_cpu_ratio: Option<f64>,
     /// Requests per second with two workers over that with one.
     pub two_workers_rate_ratio: Option<f64>,
+}
+
+/// One run of the soak.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Soak {
+    pub machine: Machine,
+    pub commit: String,
+    pub started: String,
+    pub contestant: Contestant,
+    pub seconds: f64,
+    pub clients: usize,
+    pub workers: u64,
+    /// Before the load, and after it.
+    pub idle: Holdings,
+    pub after: Holdings,
+    pub samples: Vec<SoakSample>,
+    pub kinds: Vec<SoakKind>,
+    /// Some requests that were broken or missed, in words.
+    pub examples: Vec<String>,
+    /// Must be none.
+    pub faults: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SoakSample {
+    /// Since the beginning.
+    pub second: f64,
+    /// Until then.
+    pub requests: u64,
+    pub held: Holdings,
+}
+
+/// What became of the requests of one kind.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SoakKind {
+    pub name: String,
+    pub requests: u64,
+    /// Ended as due, and were sent more than once.
+    pub again: u64,
+    /// Did not end as due, and nothing was wrong.
+    pub missed: u64,
+    /// The promise was broken: must be 0.
+    pub broken: u64,
+}
+
+/// One run of the siege.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Siege {
+    pub machine: Machine,
+    pub commit: String,
+    pub started: String,
+    pub quick: bool,
+    /// That each attack lasts.
+    pub seconds: f64,
+    pub contestants: Vec<Contestant>,
+    pub assaults: Vec<Assault>,
+}
+
+/// One attack on one contestant.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Assault {
+    pub attack: String,
+    pub contestant: String,
+    /// What the attackers did, in words.
+    pub did: String,
+    pub bystanders: Bystanders,
+    pub before: Holdings,
+    /// The most of each.
+    pub peak: Holdings,
+    /// A few seconds after the attack.
+    pub after: Holdings,
+}
+
+/// What those felt who had nothing to do with it; latency counts from when a request was due.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Bystanders {
+    pub answered: u64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub max_ms: f64,
+    pub errors: u64,
+    pub wrong: u64,
+    pub examples: Vec<String>,
 }

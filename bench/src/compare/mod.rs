@@ -18,6 +18,7 @@ use crate::{
     rescue::{self, Place},
     results::{Contestant, Results, Sample, Work},
 };
+pub(crate) use stage::first_response;
 use stage::{Found, Stage};
 use works::Plan;
 
@@ -196,7 +197,7 @@ fn begin(options: &Options, plans: &[Plan], peers: &[Peer]) -> Results {
     Results {
         machine: machine::describe(),
         commit: commit(),
-        started: said_by("date", &["-u", "+%Y-%m-%d %H:%M"]),
+        started: now(),
         quick: options.quick,
         rounds: options.rounds.unwrap_or(if options.quick { 1 } else { 5 }),
         contestants,
@@ -206,9 +207,15 @@ fn begin(options: &Options, plans: &[Plan], peers: &[Peer]) -> Results {
     }
 }
 
-fn commit() -> String {
+/// Commit of the work tree, with `+` behind it where that has changes.
+pub(crate) fn commit() -> String {
     let changed = !said_by("git", &["status", "--porcelain", ".."]).is_empty();
     said_by("git", &["rev-parse", "--short=10", "HEAD"]) + if changed { "+" } else { "" }
+}
+
+/// UTC, `YYYY-MM-DD HH:MM`.
+pub(crate) fn now() -> String {
+    said_by("date", &["-u", "+%Y-%m-%d %H:%M"])
 }
 
 /// What a program prints when it is run in this package's directory; nothing where it fails.
@@ -311,7 +318,8 @@ fn figures(plan: &Plan, sample: &Sample) -> String {
     text
 }
 
-fn clock(duration: Duration) -> String {
+/// Minutes and seconds.
+pub(crate) fn clock(duration: Duration) -> String {
     let seconds = duration.as_secs();
     format!("{}:{:02}", seconds / 60, seconds % 60)
 }

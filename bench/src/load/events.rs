@@ -6,8 +6,10 @@ const PREFIX: &[u8] = b"data: ";
 const END: &[u8] = b"\n\n";
 
 /// The events of one stream, all of one length.
-pub(super) struct Events {
+pub(crate) struct Events {
     event_bytes: usize,
+    /// Where in the pattern their filling begins.
+    first: u64,
     /// The beginning of an event whose end is to come: no memory for whole ones.
     begun: Vec<u8>,
     /// Sending time of the last event, in nanoseconds.
@@ -15,9 +17,10 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(event_bytes: usize) -> Self {
+    pub(crate) fn new(event_bytes: usize, first: u64) -> Self {
         Self {
             event_bytes,
+            first,
             begun: Vec::new(),
             last: 0,
         }
@@ -25,7 +28,7 @@ impl Events {
 
     /// Takes content that arrived at `now` and calls `each` with the delay of each event that is
     /// complete with it, in nanoseconds.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         mut content: &[u8],
         now: u64,
@@ -52,7 +55,7 @@ impl Events {
     }
 
     /// The stream has ended.
-    pub(super) fn end(&self) -> Result<(), Fault> {
+    pub(crate) fn end(&self) -> Result<(), Fault> {
         if self.begun.is_empty() {
             Ok(())
         } else {
@@ -61,7 +64,7 @@ impl Events {
     }
 
     fn delay(&mut self, event: &[u8], now: u64, pattern: &Pattern) -> Result<u64, Fault> {
-        let Some(sent) = sent(event, pattern) else {
+        let Some(sent) = sent(event, self.first, pattern) else {
             let event = event[..event.len().min(60)].escape_ascii();
             return Err(Fault::Wrong(format!("bad event: \"{event}\"")));
         };
@@ -77,11 +80,11 @@ impl Events {
 }
 
 /// When `event` was sent; `None` where a byte of it is not what the origin sends.
-fn sent(event: &[u8], pattern: &Pattern) -> Option<u64> {
+fn sent(event: &[u8], first: u64, pattern: &Pattern) -> Option<u64> {
     let payload = event.strip_prefix(PREFIX)?.strip_suffix(END)?;
     let digits = payload.iter().position(|&byte| byte == b' ')?;
     let (time, filling) = (&payload[..digits], &payload[digits + 1..]);
-    if !pattern.fits(0, filling) {
+    if !pattern.fits(first, filling) {
         return None;
     }
     std::str::from_utf8(time).ok()?.parse().ok()
@@ -101,7 +104,7 @@ mod tests {
     }
 
     fn delays(stream: &[u8], split: usize, pattern: &Pattern) -> Result<Vec<u64>, Fault> {
-        let mut events = Events::new(EVENT_BYTES);
+        let mut events = Events::new(EVENT_BYTES, 0);
         let mut delays = Vec::new();
         for content in [&stream[..split], &stream[split..]] {
             events.take(content, 1_000, pattern, |delay| delays.push(delay))?;

@@ -3,10 +3,10 @@
 //! One runtime on one thread, as cheap as it can be, for it shares a core with the origin. Nothing
 //! waits without an end: one watch over all connections ends those that do not get on.
 mod crew;
-mod events;
+pub(crate) mod events;
 mod pace;
 mod requests;
-mod response;
+pub(crate) mod response;
 mod socket;
 mod streams;
 #[cfg(test)]
@@ -138,14 +138,14 @@ fn run_with(
 }
 
 /// CLOCK_MONOTONIC in nanoseconds, the clock of the origin's events.
-fn clock() -> u64 {
+pub(crate) fn clock() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// What went wrong with a request.
 #[derive(Debug)]
-enum Fault {
+pub(crate) enum Fault {
     /// A wrong byte, a truncation, a surplus.
     Wrong(String),
     /// Any other way to have no proper response.

@@ -16,10 +16,22 @@ const FIELDS_MAX: usize = 64;
 const CHUNK_DIGITS_MAX: u8 = 15;
 
 /// A response, as far as it has come.
-pub(super) struct Response {
+pub(crate) struct Response {
     state: State,
+    told: Option<Told>,
     /// The peer lets the connection be used again.
     persists: bool,
+}
+
+/// What a head says, where that is wanted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Told {
+    /// 0 before there is a final head.
+    pub(crate) status: u16,
+    /// How often the proxy has sent the request.
+    pub(crate) attempts: Option<usize>,
+    /// Why the proxy refuses it.
+    pub(crate) refusal: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,15 +70,29 @@ impl Default for Response {
     fn default() -> Self {
         Self {
             state: State::Head,
+            told: None,
             persists: true,
         }
     }
 }
 
 impl Response {
+    /// A response that may have any final status and says what its head says.
+    pub(crate) fn of_any_status() -> Self {
+        let told = Some(Told::default());
+        Self {
+            told,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn told(&self) -> Told {
+        self.told.clone().unwrap_or_default()
+    }
+
     /// Takes what arrived and gives the content in it to `content`, piece by piece. Returns how many
     /// bytes were taken: all, but for a head that is not complete yet and is to be given again.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         bytes: &[u8],
         content: &mut impl FnMut(&[u8]) -> Result<(), Fault>,
@@ -113,7 +139,7 @@ impl Response {
     }
 
     /// The peer has closed its side.
-    pub(super) fn end(&mut self, head_begun: bool) -> Result<(), Fault> {
+    pub(crate) fn end(&mut self, head_begun: bool) -> Result<(), Fault> {
         self.persists = false;
         match self.state {
             State::Complete | State::UntilClose => {
@@ -129,22 +155,22 @@ impl Response {
     }
 
     /// The connection broke: a fault of its own before the content, a truncation after.
-    pub(super) fn broken(&self, error: &io::Error) -> Fault {
+    pub(crate) fn broken(&self, error: &io::Error) -> Fault {
         match self.state {
             State::Head => Fault::Error(format!("read: {error}")),
             state => Fault::Wrong(format!("broken within the content: {error}: {state:?}")),
         }
     }
 
-    pub(super) fn has_head(&self) -> bool {
+    pub(crate) fn has_head(&self) -> bool {
         self.state != State::Head
     }
 
-    pub(super) fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.state == State::Complete
     }
 
-    pub(super) fn persists(&self) -> bool {
+    pub(crate) fn persists(&self) -> bool {
         self.persists
     }
 
@@ -168,8 +194,20 @@ impl Response {
             }
         };
         match head.code {
-            Some(200) => {}
             Some(100 | 102..=199) => return Ok(head_bytes),
+            Some(status @ 200..) if self.told.is_some() => {
+                let of = |name: &str| {
+                    let mut fields = head.headers.iter();
+                    let field = fields.find(|field| field.name.eq_ignore_ascii_case(name))?;
+                    std::str::from_utf8(field.value).ok()
+                };
+                self.told = Some(Told {
+                    status,
+                    attempts: of("x-codex-reset-proxy-attempts").and_then(|n| n.parse().ok()),
+                    refusal: of("x-codex-reset-proxy-error").map(str::to_owned),
+                });
+            }
+            Some(200) => {}
             status => {
                 let reason = head.reason.unwrap_or_default();
                 return Err(Fault::Error(format!(

@@ -52,7 +52,7 @@ impl Streams {
         let sent = socket.send_all(self.request.clone()).await;
         sent.map_err(|error| Fault::Error(format!("write: {error}")))?;
         let mut response = Response::default();
-        let mut events = Events::new(self.event_bytes);
+        let mut events = Events::new(self.event_bytes, 0);
         let mut head = Vec::new();
         while !response.is_complete() {
             // An error shows at the read.

@@ -60,13 +60,13 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
         if framing == Framing::Chunked {
             return self.chunks(length, until).await;
         }
-        let first = PATTERN.at(0, usize::try_from(until).unwrap_or(PERIOD));
-        self.out.extend_from_slice(first);
+        let piece = PATTERN.at(self.first, usize::try_from(until).unwrap_or(PERIOD));
+        self.out.extend_from_slice(piece);
         self.write_out().await?;
-        let mut offset = first.len() as u64;
+        let mut offset = piece.len() as u64;
         let is_all = offset == until;
         while offset < until {
-            let start = (offset % PERIOD as u64) as usize;
+            let start = ((self.first + offset) % PERIOD as u64) as usize;
             let room = PERIODS * PERIOD;
             let count = usize::try_from(until - offset).map_or(room, |left| left.min(room));
             let piece: &'static [u8] = &BLOCK[start..start + count];
@@ -86,7 +86,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
                 let sent = size.min(until - offset);
                 write!(self.out, "{size:x}\r\n")?;
                 self.out
-                    .extend_from_slice(PATTERN.at(offset, sent as usize));
+                    .extend_from_slice(PATTERN.at(self.first + offset, sent as usize));
                 if sent == size {
                     self.out.extend_from_slice(b"\r\n");
                 }
@@ -129,7 +129,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
         let stamp = self.out.len()..self.out.len() + 20;
         write!(self.out, "{:020} ", 0)?;
         self.out
-            .extend_from_slice(PATTERN.at(0, bytes - EVENT_BYTES_MIN));
+            .extend_from_slice(PATTERN.at(self.first, bytes - EVENT_BYTES_MIN));
         self.out.extend_from_slice(b"\n\n\r\n");
 
         let mut due = Instant::now() + interval.mul_f64(self.shared.next_phase());

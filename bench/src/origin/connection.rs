@@ -6,11 +6,11 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use monoio::buf::IoBufMut;
+use monoio::buf::{IoBuf, IoBufMut};
 use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt};
 use monoio::time::timeout;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{Shutdown, sockopt};
+use rustix::net::{SendFlags, Shutdown, sockopt};
 
 use super::Shared;
 use super::answer::{PATTERN, write_head};
@@ -34,6 +34,10 @@ pub(super) struct Connection<S> {
     pub(super) shared: Rc<Shared>,
     input: Input,
     last: Option<(Vec<u8>, Request)>,
+    /// Where in the pattern the answer's body begins.
+    pub(super) first: u64,
+    /// The arrival whose answer has not begun: its ID and number.
+    pub(super) unanswered: Option<(String, usize)>,
     /// What is to be written next.
     pub(super) out: Vec<u8>,
     /// `out` is the whole answer to the last head, already written once.
@@ -75,6 +79,8 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
             shared,
             input: Input { bytes, start: 0 },
             last: None,
+            first: 0,
+            unanswered: None,
             out: Vec::new(),
             kept: false,
         }
@@ -98,6 +104,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
             Head::Bad(refusal) => return self.refuse(refusal).await,
             Head::Request(request) => request,
         };
+        (self.first, self.unanswered) = (0, None);
         match &request.target {
             Target::Fault(fault) => return self.fault(&request, *fault).await,
             Target::Plan { id, steps } => return self.plan(&request, id, steps).await,
@@ -296,16 +303,36 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
     }
 
     /// Whether the peer has closed its side by now, whatever it sent before.
-    pub(super) fn peer_has_closed(&self) -> bool {
+    fn peer_has_closed(&self) -> bool {
         let mut polled = [PollFd::from_borrowed_fd(self.socket(), PollFlags::RDHUP)];
         matches!(poll(&mut polled, Some(&Timespec::default())), Ok(1..))
     }
 
     /// Writes all of `out`, and leaves it as it is.
     pub(super) async fn write_out(&mut self) -> io::Result<()> {
-        let (written, out) = self.stream.write_all(take(&mut self.out)).await;
-        self.out = out;
+        let sent = match self.unanswered.take() {
+            Some((id, number)) => self.begin_answer(&id, number),
+            None => 0,
+        };
+        let rest = take(&mut self.out).slice(sent..);
+        let (written, rest) = self.stream.write_all(rest).await;
+        self.out = rest.into_inner();
         written.map(drop)
+    }
+
+    /// Enters that the answer has begun, unless the peer gave up before it could see a byte and may ask
+    /// again. How much of `out` was sent.
+    fn begin_answer(&self, id: &str, number: usize) -> usize {
+        if self.peer_has_closed() {
+            return 0;
+        }
+        self.shared.ledger.is_answered(id, number);
+        if self.shared.speaks_tls {
+            return 0;
+        }
+        // At once: the peer may give up until the ring is entered next, which under load takes a while.
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        rustix::net::send(self.socket(), &self.out, flags).unwrap_or(0)
     }
 
     async fn refuse(&mut self, refusal: Refusal) -> io::Result<ControlFlow<End>> {

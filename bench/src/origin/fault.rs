@@ -3,7 +3,7 @@ use std::io;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Duration;
 
-use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt};
+use monoio::io::{AsyncReadRent, AsyncWriteRent};
 use monoio::time::sleep;
 
 use super::answer::{PATTERN, write_head};
@@ -11,6 +11,7 @@ use super::connection::{Connection, End, after};
 use super::ledger::{EMPTY, hash};
 use super::request::Request;
 use super::target::{Fault, Framing, Step};
+use crate::pattern::PERIOD;
 
 /// Length of the answer to a plan's request.
 const PLAN_BYTES: usize = 1024;
@@ -33,6 +34,13 @@ pub fn plan_answer(id: &str, number: usize) -> String {
     answer + "\"}"
 }
 
+/// Where in the pattern the bodies and events begin that such a request is answered with, so that they
+/// are no other's.
+pub fn plan_first(id: &str, number: usize) -> u64 {
+    let state = hash(EMPTY, id.as_bytes());
+    hash(state, &number.to_le_bytes()) % PERIOD as u64
+}
+
 impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
     pub(super) async fn fault(
         &mut self,
@@ -48,6 +56,10 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
                 self.write_out().await?;
                 return Ok(Break(End::Close));
             }
+            Fault::Deaf(pause) => {
+                sleep(pause).await;
+                return Ok(Break(End::Reset));
+            }
             _ => {}
         }
         // A malformed body makes no difference to a fault.
@@ -60,12 +72,12 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
             Fault::Silent => self.hang().await,
             Fault::Reset | Fault::ResetAtOnce => End::Reset,
             Fault::HalfHead => {
-                self.stream.write_all(HALF_HEAD).await.0?;
+                self.write_bare(HALF_HEAD).await?;
                 sleep(BEFORE_RESET).await;
                 End::Reset
             }
             Fault::HalfHeadHang => {
-                self.stream.write_all(HALF_HEAD).await.0?;
+                self.write_bare(HALF_HEAD).await?;
                 self.hang().await
             }
             Fault::SlowHead(pause) => {
@@ -74,7 +86,7 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
                 self.slowly(&head, pause).await?;
                 self.out.clear();
                 self.out
-                    .extend_from_slice(PATTERN.at(0, BODY_BYTES as usize));
+                    .extend_from_slice(PATTERN.at(self.first, BODY_BYTES as usize));
                 self.write_out().await?;
                 return Ok(Continue(()));
             }
@@ -83,7 +95,8 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
                 good_head(&mut self.out, length);
                 self.write_out().await?;
                 for offset in 0..length {
-                    self.slowly(PATTERN.at(offset, 1), pause).await?;
+                    self.slowly(PATTERN.at(self.first + offset, 1), pause)
+                        .await?;
                 }
                 return Ok(Continue(()));
             }
@@ -102,13 +115,19 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
                 End::Close
             }
             Fault::Garbage => {
-                self.stream.write_all(GARBAGE).await.0?;
+                self.write_bare(GARBAGE).await?;
                 End::Cut
             }
-            // Answered before the body.
-            Fault::Early(_) => End::Close,
+            // Done before the body.
+            Fault::Early(_) | Fault::Deaf(_) => End::Close,
         };
         Ok(Break(end))
+    }
+
+    async fn write_bare(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.clear();
+        self.out.extend_from_slice(bytes);
+        self.write_out().await
     }
 
     async fn hang(&mut self) -> End {
@@ -136,27 +155,35 @@ impl<S: AsyncReadRent + AsyncWriteRent> Connection<S> {
         let shared = self.shared.clone();
         let number = shared.ledger.arrives(id);
         let step = steps[number.min(steps.len() - 1)];
-        if step == Step::Fault(Fault::ResetAtOnce) {
-            return Ok(Break(End::Reset));
+        self.first = plan_first(id, number);
+        self.unanswered = Some((id.to_owned(), number));
+        if let Step::Fault(fault @ (Fault::ResetAtOnce | Fault::Early(_) | Fault::Deaf(_))) = step {
+            return self.fault(request, fault).await;
         }
         let mut state = EMPTY;
         let add = |_, piece: &[u8]| state = hash(state, piece);
         if self.body(request, add).await?.is_ok() {
             shared.ledger.has_body(id, number, state);
         }
-        match step {
-            Step::Fault(Fault::Silent | Fault::Reset) => {}
-            // It gave up before it could see a byte, and may ask again.
-            _ if self.peer_has_closed() => {}
-            _ => shared.ledger.is_answered(id, number),
-        }
+        let keep_alive = request.keep_alive;
         let framing = match step {
             Step::Fault(fault) => return self.after_body(fault).await,
+            Step::Bytes { length, framing } => {
+                self.bytes(length, framing, length, keep_alive).await?;
+                return Ok(after(keep_alive && framing != Framing::Close));
+            }
+            Step::Events {
+                count,
+                bytes,
+                interval,
+            } => {
+                self.events(count, bytes, interval, keep_alive).await?;
+                return Ok(after(keep_alive));
+            }
             Step::Cut(framing) => framing,
             Step::Ok | Step::Pause => Framing::Length,
         };
         let answer = plan_answer(id, number);
-        let keep_alive = request.keep_alive;
         self.out.clear();
         let (kind, length) = ("application/json", PLAN_BYTES as u64);
         write_head(&mut self.out, "200 OK", kind, framing, length, keep_alive);

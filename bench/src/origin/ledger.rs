@@ -26,6 +26,16 @@ impl Ledger {
         self.lock().get(id).cloned().unwrap_or_default()
     }
 
+    /// The same, and forgets them: whatever arrives later is a request that nobody has taken.
+    pub fn take(&self, id: &str) -> Vec<Arrival> {
+        self.lock().remove(id).unwrap_or_default()
+    }
+
+    /// The requests that nobody has taken.
+    pub fn left(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// Enters an arrival; its number, from 0 on.
     pub(super) fn arrives(&self, id: &str) -> usize {
         let mut seen = self.lock();

@@ -29,7 +29,7 @@ use monoio_rustls::TlsAcceptor;
 use nix::fcntl::{FcntlArg::F_SETFD, FdFlag, fcntl};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-pub use fault::plan_answer;
+pub use fault::{plan_answer, plan_first};
 pub use ledger::{Arrival, EMPTY, Ledger, hash};
 pub use tls::server_config;
 
@@ -90,6 +90,7 @@ fn pin(core: Option<usize>) -> io::Result<()> {
 struct Shared {
     ledger: Arc<Ledger>,
     streams: Cell<u32>,
+    speaks_tls: bool,
 }
 
 impl Shared {
@@ -109,7 +110,11 @@ fn run(
     listens: impl FnOnce(SocketAddr),
 ) -> io::Result<Infallible> {
     let streams = Cell::new(0);
-    let shared = Rc::new(Shared { ledger, streams });
+    let shared = Rc::new(Shared {
+        ledger,
+        streams,
+        speaks_tls: tls.is_some(),
+    });
     let tls = tls.map(TlsAcceptor::from);
     runtime()?.block_on(async {
         let options = ListenerOpts::new().reuse_port(false).backlog(BACKLOG);

@@ -27,7 +27,8 @@ pub enum Target {
     },
     /// `/fault/WHAT`
     Fault(Fault),
-    /// `/plan/ID/STEP,STEP,...`
+    /// `/plan/ID/STEP,STEP,...`, a step being a name of [`Step`] or one of the targets above with `:`
+    /// for `/`, such as `bytes:1024:chunked`.
     Plan { id: String, steps: Vec<Step> },
 }
 
@@ -43,6 +44,8 @@ pub enum Framing {
 pub enum Fault {
     /// Reads the request and never answers.
     Silent,
+    /// Reads nothing behind the head of the request for so long, then RST.
+    Deaf(Duration),
     /// RST after the request.
     Reset,
     /// RST after the head of the request, which has to come to know that this is asked for.
@@ -78,6 +81,17 @@ pub enum Step {
     Pause,
     /// Half of the plan's answer, then FIN.
     Cut(Framing),
+    /// A body as of `/bytes`, which begins where [`plan_first`](super::plan_first) says.
+    Bytes {
+        length: u64,
+        framing: Framing,
+    },
+    /// Events as of `/sse`, whose filling begins there.
+    Events {
+        count: Option<u64>,
+        bytes: usize,
+        interval: Duration,
+    },
     Fault(Fault),
 }
 
@@ -135,6 +149,7 @@ fn events(parts: &mut Parts<'_>) -> Option<Target> {
 
 fn fault(parts: &mut Parts<'_>) -> Option<Fault> {
     let fault = match parts.next()? {
+        "deaf" => Fault::Deaf(wait(parts, Duration::from_millis)?),
         "slow-head" => Fault::SlowHead(wait(parts, Duration::from_millis)?),
         "slow-body" => Fault::SlowBody {
             length: number(parts)?,
@@ -186,11 +201,31 @@ fn plan(id: &str, steps: &str) -> Option<Target> {
         "pause" => Some(Step::Pause),
         "cut" => Some(Step::Cut(Framing::Length)),
         "cut-chunked" => Some(Step::Cut(Framing::Chunked)),
+        _ if name.contains(':') => other_step(name),
         _ => bare_fault(name).map(Step::Fault),
     };
     let id = id.to_owned();
     let steps = steps.split(',').map(step).collect::<Option<_>>()?;
     Some(Target::Plan { id, steps })
+}
+
+fn other_step(name: &str) -> Option<Step> {
+    Some(
+        match Target::parse(&format!("/{}", name.replace(':', "/")))? {
+            Target::Bytes { length, framing } => Step::Bytes { length, framing },
+            Target::Events {
+                count,
+                bytes,
+                interval,
+            } => Step::Events {
+                count,
+                bytes,
+                interval,
+            },
+            Target::Fault(fault) => Step::Fault(fault),
+            Target::Plan { .. } => return None,
+        },
+    )
 }
 
 #[cfg(test)]
@@ -225,6 +260,7 @@ mod tests {
             ("/sse/0/200/1000", events(None, 200, MILLI)),
             ("/sse/5/29/0", events(Some(5), 29, Duration::ZERO)),
             ("/fault/silent", Target::Fault(Fault::Silent)),
+            ("/fault/deaf/1", Target::Fault(Fault::Deaf(MILLI))),
             ("/fault/slow-head/1", Target::Fault(Fault::SlowHead(MILLI))),
             ("/fault/slow-body/7/1", Target::Fault(slow_body)),
             ("/fault/early/413", Target::Fault(Fault::Early(413))),
@@ -242,11 +278,18 @@ mod tests {
             Step::Fault(Fault::HalfHeadHang),
             Step::Cut(Framing::Chunked),
             Step::Pause,
+            Step::Bytes {
+                length: 9,
+                framing: Framing::Chunked,
+            },
+            Step::Fault(Fault::Early(413)),
             Step::Ok,
         ];
         let id = "a-1".to_owned();
         assert_eq!(
-            Target::parse("/plan/a-1/half-head-hang,cut-chunked,pause,ok"),
+            Target::parse(
+                "/plan/a-1/half-head-hang,cut-chunked,pause,bytes:9:chunked,fault:early:413,ok"
+            ),
             Some(Target::Plan { id, steps })
         );
     }
@@ -278,6 +321,8 @@ mod tests {
             "/plan/a/ok,",
             "/plan/a/early",
             "/plan/a/close-at-reuse",
+            "/plan/a/bytes:x",
+            "/plan/a/plan:b:ok",
         ] {
             assert_eq!(Target::parse(path), None, "{path}");
         }

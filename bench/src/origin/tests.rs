@@ -247,6 +247,7 @@ fn streams_are_spread_over_their_interval() {
     let shared = Shared {
         ledger: Arc::default(),
         streams: 0.into(),
+        speaks_tls: false,
     };
     let mut phases: Vec<f64> = (0..100).map(|_| shared.next_phase()).collect();
     phases.sort_by(f64::total_cmp);

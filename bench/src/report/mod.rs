@@ -3,10 +3,14 @@
 mod fixture;
 mod page;
 mod plots;
+mod siege;
+mod soak;
 mod stats;
 mod tables;
 
 pub use page::html;
+pub use siege::{line as siege_line, markdown as siege_markdown, text as siege_text};
+pub use soak::{markdown as soak_markdown, plot as soak_plot, text as soak_text};
 pub use stats::{Figure, OURS};
 
 use crate::results::{Rescue, Results, Work};

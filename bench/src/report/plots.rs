@@ -9,10 +9,10 @@ use super::stats::{self, FLOORS, Figure, OURS};
 use super::tables::{escape, limit_words, measure_words, number, unit_of};
 use crate::results::{Bar, Contestant, Measure, Rescue, Results, Work};
 
-const INK: RGBColor = BLACK;
+pub(super) const INK: RGBColor = BLACK;
 /// Legible on white and on black, as all the others.
-const BLUE: RGBColor = RGBColor(0x2f, 0x81, 0xf7);
-const GREY: RGBColor = RGBColor(0x8b, 0x94, 0x9e);
+pub(super) const BLUE: RGBColor = RGBColor(0x2f, 0x81, 0xf7);
+pub(super) const GREY: RGBColor = RGBColor(0x8b, 0x94, 0x9e);
 const GREEN: RGBColor = RGBColor(0x3f, 0xa3, 0x66);
 const AMBER: RGBColor = RGBColor(0xd9, 0x82, 0x2b);
 const RED: RGBColor = RGBColor(0xe5, 0x48, 0x4d);
@@ -28,8 +28,8 @@ const ROW: i32 = 22;
 /// A bar so many times as long as ours, the best peer's and the limit ends in an arrow.
 const LONGEST: f64 = 2.5;
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), DrawingAreaErrorKind<io::Error>>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Drawn = Result<(), DrawingAreaErrorKind<io::Error>>;
 
 /// One plot: a row for each contestant along a common axis.
 pub struct Panel {
@@ -254,7 +254,7 @@ pub fn sheet(panels: &[Panel]) -> String {
     svg.replacen("<svg ", "<svg color=\"#1f2328\" ", 1)
 }
 
-fn svg((width, height): (i32, i32), draw: impl FnOnce(&Area) -> Drawn) -> String {
+pub(super) fn svg((width, height): (i32, i32), draw: impl FnOnce(&Area) -> Drawn) -> String {
     let mut text = String::new();
     let size = (width as u32, height as u32);
     let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
@@ -376,17 +376,23 @@ impl Scale {
 }
 
 #[derive(Clone, Copy)]
-enum Ink {
+pub(super) enum Ink {
     Plain,
     Bold,
     Faint,
 }
 
-fn line(area: &Area, from: (i32, i32), to: (i32, i32), colour: RGBAColor, width: u32) -> Drawn {
+pub(super) fn line(
+    area: &Area,
+    from: (i32, i32),
+    to: (i32, i32),
+    colour: RGBAColor,
+    width: u32,
+) -> Drawn {
     area.draw(&PathElement::new([from, to], colour.stroke_width(width)))
 }
 
-fn text(area: &Area, words: &str, at: (i32, i32), side: HPos, ink: Ink) -> Drawn {
+pub(super) fn text(area: &Area, words: &str, at: (i32, i32), side: HPos, ink: Ink) -> Drawn {
     let (size, style, shade) = match ink {
         Ink::Plain => (15, FontStyle::Normal, 1.0),
         Ink::Bold => (15, FontStyle::Bold, 1.0),

@@ -333,7 +333,12 @@ pub fn contestants(results: &Results) -> Table {
 }
 
 impl Table {
-    fn new(title: &str, words: usize, head: &str, rows: impl Iterator<Item = Vec<String>>) -> Self {
+    pub(super) fn new(
+        title: &str,
+        words: usize,
+        head: &str,
+        rows: impl Iterator<Item = Vec<String>>,
+    ) -> Self {
         Self {
             title: title.to_owned(),
             words,
