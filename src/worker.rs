@@ -39,8 +39,9 @@ const ACCEPT_WARN_INTERVAL: Duration = Duration::from_secs(5);
 /// Connections of a core, beyond `MAX_CLIENT_CONNECTIONS`, whose clients are told so at the same time.
 /// What comes on top is closed without a word.
 const TURNED_AWAY_MAX: u64 = 256;
-/// Connections accepted before the tasks that serve them get their turn.
-const ACCEPT_BURST: usize = 64;
+/// Connections accepted before the tasks that serve them get their turn. Since Linux 6.13 a wait for the
+/// ring hears of 20 deferred completions at most: who accepts faster than that collects connections.
+const ACCEPT_BURST: usize = 8;
 /// How often idle connections are looked at, each of which is looked at again when it is taken, and
 /// unused buffers freed.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
@@ -249,15 +250,21 @@ impl Seat {
         let (tidied, told) = (core.clone(), core.clone());
         spawn(caught(tidy(tidied)));
         spawn(caught(hear(mailbox, told)));
-        let door = Door {
+        let door = Rc::new(Door {
             core: core.clone(),
             places: Rc::new(self.places),
             turned_away: Quota::of_core(TURNED_AWAY_MAX),
             open: Rc::new(Cell::new(0)),
             warned: Cell::new(None),
-        };
-        door.accept(&listener).await;
-        listener.close();
+        });
+        let accepting = door.clone();
+        // Not on the runtime's root: as long as that can go on, monoio never waits for the ring, and
+        // hears of nothing that DEFER_TASKRUN holds back until then.
+        spawn(async move {
+            accepting.accept(&listener).await;
+            listener.close();
+        })
+        .await;
         let deadline = Deadline::after(core.config.drain_timeout);
         while door.open.get() > 0 && !deadline.has_passed() {
             sleep(DRAIN_LOOK).await;

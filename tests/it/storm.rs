@@ -200,3 +200,32 @@ fn five_thousand_rude_visitors_leave_nothing_behind() {
     assert!(grown < 2048, "{grown} KiB more after 5000 visitors");
     assert_eq!(Client::connect(&proxy).exchange(get("/")).status(), 200);
 }
+
+#[test]
+fn a_storm_of_resets_collects_no_connections() {
+    const STORMS: usize = 4;
+    const AT_ONCE: usize = 64;
+    let proxy = Proxy::start(&answering(), &[("WORKERS", "1")]);
+    let idle = proxy.descriptors();
+    let end = Instant::now() + Duration::from_secs(2);
+    let storm = || {
+        while Instant::now() < end {
+            let connect = |_| TcpStream::connect_timeout(&proxy.addr, DEADLINE).unwrap();
+            let all: Vec<_> = (0..AT_ONCE).map(connect).collect();
+            all.iter().for_each(close_with_reset);
+        }
+    };
+    let mut most = 0;
+    thread::scope(|scope| {
+        (0..STORMS).for_each(|_| _ = scope.spawn(storm));
+        while Instant::now() < end {
+            most = most.max(proxy.descriptors() - idle);
+        }
+    });
+    println!("at most {most} descriptors");
+    assert!(
+        most < 3 * STORMS * AT_ONCE / 2,
+        "{most} descriptors, more than there can be"
+    );
+    eventually("all are closed", || proxy.descriptors() <= idle);
+}
