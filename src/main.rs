@@ -10,6 +10,9 @@ use codex_reset_proxy::worker;
 
 use self::cli::Asked;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Ports in use, no memory: the settings are right, the machine is not.
 const EXIT_FAILED: u8 = 1;
 

@@ -257,3 +257,31 @@ fn a_crowd_beyond_the_connections_allowed_is_closed_and_costs_the_others_nothing
     assert_eq!(placed.exchange(get("/")).text(), "ok");
     eventually("their connections are gone", || proxy.clients() == 1);
 }
+
+#[test]
+fn memory_that_bodies_have_taken_goes_back_to_the_system() {
+    const BODIES: usize = 64;
+    const LENGTH: usize = 1 << 20;
+    let (begin, begun) = mpsc::channel();
+    let origin = Origin::serves(2 * BODIES, move |peer| {
+        peer.request();
+        begin.send(()).unwrap();
+        peer.is_closed_after();
+    });
+    let proxy = Proxy::start(&origin, &[]);
+    let at_rest = proxy.resident_kib();
+    let mut clients: Vec<_> = (0..BODIES).map(|_| Client::connect(&proxy)).collect();
+    for client in &mut clients {
+        client.send(post("/", &vec![b'x'; LENGTH]));
+    }
+    (0..BODIES).for_each(|_| soon(&begun));
+    let held = proxy.resident_kib();
+    assert!(
+        held > at_rest + (BODIES * LENGTH / 1024) as u64,
+        "{held} KiB"
+    );
+    drop(clients);
+    eventually("a quarter is left", || {
+        proxy.resident_kib() < at_rest + (held - at_rest) / 4
+    });
+}
