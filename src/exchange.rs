@@ -405,10 +405,9 @@ async fn finish(
     }
     let outcome = match &result {
         Ok(()) => Outcome::Answered,
-        Err(Aborted::ClientLeft { complete: true }) => {
-            Outcome::ClientLeft("after the end of the response")
-        }
-        Err(Aborted::ClientLeft { complete: false }) => Outcome::ClientLeft("during the response"),
+        // Where nothing was sent, nobody has seen an answer.
+        Err(Aborted::ClientLeft { complete: true }) if answered.sent > 0 => Outcome::Sufficed,
+        Err(Aborted::ClientLeft { .. }) => Outcome::ClientLeft("during the response"),
         Err(aborted) => Outcome::Aborted(aborted),
     };
     record.finish(&outcome, answered.sent);

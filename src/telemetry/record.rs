@@ -59,6 +59,9 @@ pub struct Record<'r> {
 pub enum Outcome<'a> {
     /// The upstream's response was relayed to its end.
     Answered,
+    /// The upstream's response came to its end just after the client had closed: Codex does so when it
+    /// has its last event.
+    Sufficed,
     /// We answered ourselves; the code.
     Refused(&'a str),
     /// The client left; in which phase.
@@ -117,9 +120,13 @@ impl<'r> Record<'r> {
 
     /// The exchange has ended, with `response_bytes` written to the client.
     pub fn finish(&self, outcome: &Outcome<'_>, response_bytes: u64) {
+        let answered = match self.sends {
+            ..=1 => "answered",
+            _ => "rescued",
+        };
         let (outcome, detail): (&str, Option<&dyn Display>) = match outcome {
-            Outcome::Answered if self.sends > 1 => ("rescued", None),
-            Outcome::Answered => ("answered", None),
+            Outcome::Answered => (answered, None),
+            Outcome::Sufficed => (answered, Some(&"the client closed just before the end")),
             Outcome::Refused(code) => ("refused", Some(code)),
             Outcome::ClientLeft(phase) => ("client left", Some(phase)),
             Outcome::Tunnelled(end) => ("tunnelled", Some(*end)),

@@ -1,6 +1,8 @@
 //! One line an exchange, one line a failed attempt.
+use std::sync::mpsc;
+
 use crate::support::{
-    Client, OK, Origin, Proxy, RESCUE, act, answers, closes, get, hangs, post, resets,
+    Client, OK, Origin, Proxy, RESCUE, act, answers, closes, get, hangs, post, resets, soon,
 };
 
 #[test]
@@ -96,4 +98,35 @@ fn log_lines_can_be_json() {
     let line = proxy.logs(&["/v1"]);
     assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
     assert!(line.contains(r#""status":200"#), "{line}");
+}
+
+/// Whether a request is logged as rescued whose client leaves between the last event and the end.
+fn is_logged_as_rescued() -> bool {
+    let (left, has_left) = mpsc::channel::<()>();
+    let origin = Origin::plays([
+        hangs(),
+        act(move |peer| {
+            peer.request();
+            peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nlast\r\n");
+            soon(&has_left);
+            peer.send_if_taken(b"0\r\n\r\n");
+            peer.is_closed_after();
+        }),
+    ]);
+    let proxy = Proxy::start(&origin, &RESCUE);
+    let mut client = Client::connect(&proxy);
+    client.send(post("/v1", b"{}"));
+    client.head();
+    client.receive_chunked("last");
+    client.leave();
+    left.send(()).unwrap();
+    let line = proxy.logs(&["outcome="]);
+    line.contains("outcome=\"rescued\" detail=the client closed just before the end")
+}
+
+#[test]
+fn a_client_that_has_seen_enough_just_before_the_end_has_been_answered() {
+    // What is left of the response is followed for a short while, which a busy machine may miss.
+    const TRIES: usize = 5;
+    assert!((0..TRIES).any(|_| is_logged_as_rescued()));
 }
