@@ -12,8 +12,9 @@ use crate::net::sleep;
 use crate::net::tcp::Tcp;
 
 /// How often a client that has sent more than we have read is looked at: readiness says nothing
-/// about its leaving then.
+/// about its leaving then. Less often with time, for thousands of them are no load either.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(160);
 /// How long, and how many bytes, a client that we have refused may go on sending while it reads our
 /// answer. Closing at once would reset the connection and could destroy the answer on its way.
 const LINGER: Duration = Duration::from_secs(5);
@@ -77,9 +78,11 @@ impl Client {
     /// Waits until the client has left: closed its side, or broken the connection. Bytes it has sent
     /// ahead stay where they are.
     pub async fn left(&self) {
+        let mut pause = LOOK_AGAIN;
         // An error of the wait is an end as well.
         while self.tcp.readable().await.is_ok() && !self.tcp.has_hung_up() {
-            sleep(LOOK_AGAIN).await;
+            sleep(pause).await;
+            pause = LOOK_AGAIN_MAX.min(2 * pause);
         }
     }
 
