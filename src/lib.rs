@@ -41,7 +41,7 @@
 //! | hop-by-hop fields never cross | [`http1::fields`] is the only writer of a header section |
 //! | bounded memory | every buffer, queue and loop has a named bound beside its reason |
 //! | every wait has a deadline | [`net::deadline`]; exceptions are written where they are |
-//! | nothing is shared between cores | no `Send` bounds, no locks; [`net::mailbox`] is the only way in |
+//! | next to nothing is shared between cores | no `Send` bounds; [`net::mailbox`] is the only way in; [`net::quota`] holds the limits of all cores in portions, [`net::tls`] the sessions that may be resumed |
 pub mod config;
 pub mod downstream;
 pub mod exchange;

@@ -99,7 +99,7 @@ pub async fn yield_to_others(socket: &Tcp) {
 
 /// Runs a test on a runtime of its own, which is not dropped, as a core's is not.
 #[cfg(test)]
-pub(super) fn run(test: impl Future<Output = ()>) {
+pub(crate) fn run(test: impl Future<Output = ()>) {
     let (mut runtime, _) = build().expect("a runtime");
     runtime.block_on(test);
     std::mem::forget(runtime);

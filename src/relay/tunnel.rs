@@ -223,7 +223,7 @@ struct Flow<'t> {
     to: Socket<'t>,
     /// How long `to` may take no byte.
     stall: Duration,
-    /// When something last moved, either way.
+    /// When something last moved, either way; an end is something.
     moved: &'t Cell<Instant>,
     bytes: Cell<u64>,
     since_yield: Cell<u64>,
@@ -278,6 +278,7 @@ impl<'t> Flow<'t> {
             }
         }
         let closed = self.to.close_write(self.stall).await;
+        self.moved.set(Instant::now()); // who is told of an end has time to answer it
         closed.map_err(|error| (to, error))
     }
 

@@ -207,10 +207,13 @@ impl Replayable {
         if matches!(start, Start::Ended(Ok(())) | Start::Going(_)) {
             *sends += 1;
         }
+        // What ends or speaks before it was sent anything is not sent anything any more.
+        let begun = Cell::new(!matches!(start, Start::OneBlock));
         let mut readable = pin!(stream.readable());
         let mut write = pin!(async {
             match start {
                 Start::OneBlock => {
+                    begun.set(true);
                     *sends += 1;
                     stream.write(&self.first, limits.write).await
                 }
@@ -239,7 +242,7 @@ impl Replayable {
                 () = &mut expiry => break try_read(stream, &mut received),
             }
         };
-        if written.is_none() && !matches!(read, Ok(Some(1..))) {
+        if begun.get() && written.is_none() && !matches!(read, Ok(Some(1..))) {
             // The end may be our own doing: a task that makes no progress in time closes the connection.
             let ended = poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx))).await;
             if let Poll::Ready(Err(error)) = ended
@@ -255,7 +258,9 @@ impl Replayable {
             (Some(result), _) => result.map(|()| Sending::Done),
             (None, Some(guard)) => Ok(Sending::Running(guard)),
             // One block: at once, or stalled.
-            (None, None) if matches!(read, Ok(Some(1..))) => write.await.map(|()| Sending::Done),
+            (None, None) if begun.get() && matches!(read, Ok(Some(1..))) => {
+                write.await.map(|()| Sending::Done)
+            }
             (None, None) => Ok(Sending::Broken(false)), // nobody is there to read it
         };
         Sent {
@@ -395,5 +400,63 @@ impl Drop for Guard {
             self.stream.reset_on_close();
             self.stream.close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+    use rustix::net::{
+        AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send,
+        shutdown, socketpair,
+    };
+
+    use super::*;
+    use crate::net::driver;
+    use crate::net::quota::{Quota, Taken};
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const LIMITS: Limits = Limits {
+        write: SECOND,
+        header: Some(SECOND),
+        header_setting: "",
+    };
+
+    fn pair() -> (Tcp, std::os::fd::OwnedFd) {
+        let (family, flags) = (AddressFamily::UNIX, SocketFlags::NONBLOCK);
+        let (ours, theirs) = socketpair(family, SocketType::STREAM, flags, None).expect("a pair");
+        (Tcp::new(ours).expect("a socket"), theirs)
+    }
+
+    #[test]
+    fn a_connection_that_ends_or_speaks_first_is_sent_nothing() {
+        driver::run(async {
+            for words in [&b""[..], b"HTTP/1.1 503"] {
+                let (tcp, theirs) = pair();
+                let armed = Deadline::after(Duration::from_millis(5)).limit(tcp.readable());
+                assert!(armed.await.is_err(), "the wait is under way");
+                match words {
+                    b"" => shutdown(&theirs, Shutdown::Write).expect("it is open"),
+                    words => drop(send(&theirs, words, SendFlags::NOSIGNAL).expect("room")),
+                }
+                // The wait has ended when a later one has.
+                let (later, end) = pair();
+                drop(end);
+                later.readable().await.expect("an end");
+
+                let block = Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n");
+                let taken = Taken::nothing(&Quota::of_core(0));
+                let request = Replayable::new((block, Vec::new(), taken), true);
+                let (stream, mut sends) = (Rc::new(Stream::Plain(tcp)), 0);
+                let sent = request.send(&stream, &LIMITS, &mut sends).await;
+                assert!(matches!(sent.read, Ok(Some(count)) if count == words.len()));
+                assert!(matches!(sent.sending, Ok(Sending::Broken(false))));
+                let unsent = recv(&theirs, &mut [0; 64], RecvFlags::DONTWAIT);
+                assert_eq!(
+                    (sends, unsent.map(|(count, _)| count)),
+                    (0, Err(Errno::AGAIN))
+                );
+            }
+        });
     }
 }

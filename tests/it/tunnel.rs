@@ -275,6 +275,22 @@ fn a_side_that_has_closed_still_hears_the_other() {
 }
 
 #[test]
+fn an_end_after_a_long_rest_leaves_the_other_side_its_time() {
+    const REST: Duration = Duration::from_millis(1300);
+    let origin = Origin::plays([switches(|peer| {
+        peer.ends();
+        thread::sleep(REST);
+        peer.send("the answer to it");
+    })]);
+    let proxy = Proxy::start(&origin, &[("STREAM_IDLE_TIMEOUT_SECONDS", "2")]);
+    let mut client = shake_hands(&proxy);
+    thread::sleep(REST);
+    client.half_close();
+    assert_eq!(client.rest(), b"the answer to it");
+    proxy.logs(&["tunnelled", "closed by the client"]);
+}
+
+#[test]
 fn a_side_that_breaks_off_is_passed_on_as_that() {
     let (gone, went) = mpsc::channel();
     let origin = Origin::plays([
