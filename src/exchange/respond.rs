@@ -80,7 +80,9 @@ pub(super) fn respond(
                     let response = committed.into_response(&read);
                     return switch(core, response, reply, input, head, record, left).await;
                 }
-                Ok(_) => Fault::Malformed("an interim response that was not asked for"),
+                Ok(_) => {
+                    Fault::Malformed("an interim response that was not asked for, or one too many")
+                }
                 Err(fault) => fault,
             };
             committed.close();

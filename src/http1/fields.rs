@@ -5,6 +5,7 @@
 use std::io::Write;
 
 use httparse::Header;
+use subtle::ConstantTimeEq;
 
 use crate::http1::framing::Framing;
 use crate::http1::head::{RequestHead, ResponseHead};
@@ -80,6 +81,22 @@ pub fn names_websocket(fields: &[Header<'_>]) -> bool {
         .any(|field| list(field.value).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket")))
 }
 
+/// Whether `field` bears `token` in one of the two ways in which clients send their key. Takes the same
+/// time wherever they differ.
+pub fn bears(field: &Header<'_>, token: &[u8]) -> bool {
+    let presented = if is(field, "x-api-key") {
+        Some(field.value)
+    } else if is(field, "authorization") {
+        let bearer = field.value.split_at_checked(7);
+        bearer
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
+            .map(|(_, presented)| presented.trim_ascii())
+    } else {
+        None
+    };
+    presented.is_some_and(|presented| presented.ct_eq(token).into())
+}
+
 /// What a request head gets on its way up.
 pub struct RequestRules<'a> {
     /// The value of `Host`.
@@ -88,8 +105,8 @@ pub struct RequestRules<'a> {
     pub base_path: &'a str,
     /// Name and value of the field that replaces the client's own.
     pub credential: Option<(&'a str, &'a [u8])>,
-    /// Name of a field that was meant for us and stays here.
-    pub consumed: Option<&'a str>,
+    /// `PROXY_ACCESS_TOKEN`: fields that bear it were meant for us and stay here.
+    pub token: Option<&'a [u8]>,
     /// It is a WebSocket handshake: that it asks for an upgrade crosses.
     pub websocket: bool,
 }
@@ -143,7 +160,7 @@ pub fn write_request(
         } else if !(is_hop_by_hop(field.name)
             || is(field, "expect")
             || is(field, "trailer") // the trailers are dropped
-            || rules.consumed.is_some_and(|name| is(field, name))
+            || rules.token.is_some_and(|token| bears(field, token))
             || connection.names(field.name))
         {
             write_field(out, field.name, field.value);
@@ -295,7 +312,7 @@ mod tests {
         host: "up:1",
         base_path: "",
         credential: None,
-        consumed: None,
+        token: None,
         websocket: false,
     };
 
@@ -331,7 +348,7 @@ mod tests {
         let rules = RequestRules {
             base_path: "/api",
             credential: Some(("Authorization", b"Bearer key")),
-            consumed: Some("x-api-key"),
+            token: Some(b"t"),
             ..PLAIN
         };
         let sent = up(
@@ -378,5 +395,27 @@ mod tests {
         let counted =
             head::with_request(text.as_bytes(), |head| Connection::of(head.fields).is_err());
         assert_eq!(counted, Ok(true));
+    }
+
+    #[test]
+    fn a_token_is_found_in_either_field() {
+        for (fields, bear) in [
+            ("Authorization: Bearer s3cret\r\n", 1),
+            ("authorization: bearer  s3cret\r\n", 1),
+            ("X-Api-Key: s3cret\r\n", 1),
+            ("Authorization: Bearer other\r\nx-api-key: s3cret\r\n", 1),
+            ("Authorization: Bearer s3cret\r\nx-api-key: s3cret\r\n", 2),
+            ("Authorization: s3cret\r\n", 0),
+            ("Authorization: Bearer s3cret2\r\n", 0),
+            ("x-api-key: s3cre\r\n", 0),
+            ("", 0),
+        ] {
+            let text = format!("GET / HTTP/1.1\r\n{fields}\r\n");
+            let found = head::with_request(text.as_bytes(), |head| {
+                let found = head.fields.iter().filter(|field| bears(field, b"s3cret"));
+                found.count()
+            });
+            assert_eq!(found, Ok(bear), "{fields:?}");
+        }
     }
 }

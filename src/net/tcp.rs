@@ -232,11 +232,21 @@ impl Tcp {
         self.is_now(PollFlags::HUP)
     }
 
+    /// Whether the connection was reset or has failed, and nobody has been told yet.
+    pub fn has_failed(&self) -> bool {
+        self.events(PollFlags::empty()).contains(PollFlags::ERR)
+    }
+
     fn is_now(&self, what: PollFlags) -> bool {
+        !self.events(what).is_empty()
+    }
+
+    /// Which of `what` there are now, and of what is told unasked.
+    fn events(&self, what: PollFlags) -> PollFlags {
         let mut fds = [PollFd::new(self, what)];
         match retry_on_intr(|| poll(&mut fds, Some(&Timespec::default()))) {
-            Ok(_) => !fds[0].revents().is_empty(),
-            Err(_) => true,
+            Ok(_) => fds[0].revents(),
+            Err(_) => PollFlags::ERR,
         }
     }
 

@@ -22,6 +22,12 @@ use crate::upstream::connection::Connection;
 /// have gone without a word.
 const HALF_CLOSED_IDLE: Duration = Duration::from_secs(300);
 
+/// How long, once a side takes no more bytes, what it has said is still passed on: it may have refused
+/// them with a word and closed.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How often, while one side takes no bytes, the other is looked at: it may have broken off.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// How long either side of a tunnel may do nothing.
 pub struct Limits {
     /// No byte either way; `None` = no limit.
@@ -89,10 +95,8 @@ pub async fn tunnel(
     early: Buffer,
     limits: Limits,
 ) -> Tunnelled {
-    let (client, upstream) = (
-        Socket::Client(answering.tcp()),
-        Socket::Upstream(&conn.stream),
-    );
+    let client = Socket::Client(answering.tcp());
+    let upstream = Socket::Upstream(&conn.stream);
     let moved = Cell::new(Instant::now());
     let up = Flow::new(client, upstream, limits.upstream_write, &moved);
     let down = Flow::new(upstream, client, answering.stall(), &moved);
@@ -104,22 +108,34 @@ pub async fn tunnel(
         ended = &mut going_down => Some((Side::Upstream, ended)),
         () = idle(&moved, limits.idle) => None,
     };
-    let half_closed = Some(
-        limits
-            .idle
-            .unwrap_or(HALF_CLOSED_IDLE)
-            .min(HALF_CLOSED_IDLE),
-    );
+    let half_closed = limits.idle.unwrap_or(HALF_CLOSED_IDLE);
+    let half_closed = Some(half_closed.min(HALF_CLOSED_IDLE));
     let (end, clean) = match first {
         None => (End::Idle, false),
-        Some((_, Err((side, error)))) => (End::Broken(side, error), false),
+        Some((side, Err((broke, error)))) => {
+            let last_words = Deadline::after(LAST_WORDS);
+            let _ = match side {
+                _ if broke == side => Ok(Ok(())),
+                Side::Client => last_words.limit(&mut going_down).await,
+                Side::Upstream => last_words.limit(&mut going_up).await,
+            };
+            (End::Broken(broke, error), false)
+        }
         // The other side may go on sending.
-        Some((side, Ok(()))) => select! {
-            biased;
-            ended = &mut going_up, if side != Side::Client => (End::Closed(side), ended.is_ok()),
-            ended = &mut going_down, if side != Side::Upstream => (End::Closed(side), ended.is_ok()),
-            () = idle(&moved, half_closed) => (End::Closed(side), false),
-        },
+        Some((side, Ok(()))) => {
+            let rest = select! {
+                biased;
+                ended = &mut going_up, if side != Side::Client => ended,
+                ended = &mut going_down, if side != Side::Upstream => ended,
+                () = idle(&moved, half_closed) => Err((side, io::ErrorKind::TimedOut.into())),
+            };
+            match rest {
+                Ok(()) => (End::Closed(side), true),
+                // It has closed for good.
+                Err((broke, _)) if broke == side => (End::Closed(side), false),
+                Err((broke, error)) => (End::Broken(broke, error), false),
+            }
+        }
     };
     answering.count(down.bytes.get());
     let up_bytes = up.bytes.get();
@@ -284,9 +300,24 @@ impl<'t> Flow<'t> {
 
     async fn pass(&self, buffer: &mut Buffer) -> Ended {
         let count = buffer.len() as u64;
-        let written = self.to.write(buffer, self.stall).await;
+        let written = self.watched(self.to.write(buffer, self.stall)).await?;
         written.map_err(|error| (self.to.side(), error))?;
         self.moved(count).await
+    }
+
+    /// Waits for `to`, as long as `from`, which nobody reads meanwhile, does not break off. A dropped
+    /// write leaves the connection good for closing only.
+    async fn watched<T>(&self, wait: impl Future<Output = T>) -> Result<T, (Side, io::Error)> {
+        let breaks = async {
+            while !self.from.tcp().has_failed() {
+                sleep(LOOK).await;
+            }
+        };
+        select! {
+            biased;
+            ended = wait => Ok(ended),
+            () = breaks => Err((self.from.side(), io::ErrorKind::ConnectionReset.into())),
+        }
     }
 
     /// Moves what is there without looking at it. An end is left for the next read.
@@ -296,7 +327,8 @@ impl<'t> Flow<'t> {
         while let Some(count @ 1..) = pipe.fill(from, u64::MAX).map_err(read)? {
             while pipe.held() > 0 {
                 if pipe.drain(to).map_err(written)?.is_none() {
-                    let room = Deadline::after(self.stall).limit(to.writable()).await;
+                    let room = Deadline::after(self.stall).limit(to.writable());
+                    let room = self.watched(room).await?;
                     room.map_err(|_| written(io::ErrorKind::TimedOut.into()))?
                         .map_err(written)?;
                 }
@@ -313,9 +345,9 @@ impl<'t> Flow<'t> {
         self.since_yield.set(self.since_yield.get() + count);
         if self.since_yield.get() >= YIELD_BYTES {
             self.since_yield.set(0);
-            let stall = Deadline::after(self.stall);
-            let yielded = stall.limit(yield_to_others(self.to.tcp())).await;
-            yielded.map_err(|_| (self.to.side(), io::ErrorKind::TimedOut.into()))?;
+            let room = Deadline::after(self.stall).limit(yield_to_others(self.to.tcp()));
+            let room = self.watched(room).await?;
+            room.map_err(|_| (self.to.side(), io::ErrorKind::TimedOut.into()))?;
         }
         Ok(())
     }

@@ -261,6 +261,7 @@ fn the_access_token_lets_in_and_stays_here() {
         "Authorization: Bearer the-token",
         "authorization: bearer the-token",
         "X-API-Key: the-token",
+        "X-API-Key: the-token\r\nAuthorization: Bearer the-token",
     ];
     for field in fields {
         let origin = Origin::plays([answers(OK)]);

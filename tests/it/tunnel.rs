@@ -404,3 +404,36 @@ fn tunnels_at_rest_hold_next_to_no_memory_and_leave_nothing_behind() {
     first.half_close();
     first.is_closed();
 }
+
+#[test]
+fn the_last_words_of_a_side_that_takes_no_more_arrive() {
+    const ROUNDS: usize = 8;
+    let origin = Origin::serves(ROUNDS, |peer| {
+        peer.request();
+        peer.send(SWITCHING);
+        peer.take(1);
+        peer.send("too much of it");
+        peer.close(); // with bytes unread: a reset is right behind the words
+    });
+    let proxy = Proxy::start(&origin, &[]);
+    for _ in 0..ROUNDS {
+        let mut client = shake_hands(&proxy);
+        let much = vec![b'x'; 8 << 20];
+        client.send_if_taken(&much);
+        assert_eq!(client.rest(), b"too much of it");
+    }
+}
+
+#[test]
+fn a_side_that_breaks_off_while_the_other_takes_nothing_is_noticed() {
+    let origin = Origin::plays([switches(Peer::is_deaf)]);
+    let proxy = Proxy::start(&origin, &[]);
+    let mut client = shake_hands(&proxy);
+    client.fill_the_pipe(pattern());
+    let left = client.reset();
+    proxy.logs(&["tunnelled", "broken by the client"]);
+    assert!(
+        left.elapsed() < Duration::from_secs(10),
+        "WRITE_TIMEOUT_SECONDS is 30"
+    );
+}

@@ -198,6 +198,11 @@ impl Client {
         assert!(took < PROMPT, "noticed after {took:?}");
     }
 
+    /// Sends the pattern until nothing more fits between here and an upstream that does not read.
+    pub fn fill_the_pipe(&mut self, pattern: Pattern) -> usize {
+        self.wire().fill_the_pipe(pattern)
+    }
+
     /// Sends and receives so much of the pattern at the same time.
     pub fn both_ways(&mut self, pattern: Pattern, length: usize) {
         self.wire().both_ways(pattern, length);

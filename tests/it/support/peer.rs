@@ -3,13 +3,13 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustls::HandshakeKind;
 
 use super::wire::{Framing, Gone, Head, Request, Stream, Wire};
-use super::{DEADLINE, Pattern, Seen, net};
+use super::{Pattern, Seen, net};
 
 #[derive(PartialEq, Eq)]
 pub enum Ready {
@@ -205,15 +205,7 @@ impl Peer {
     /// Sends the pattern until nothing more fits between here and a client that does not read;
     /// yields how many bytes fitted.
     pub fn fill_the_pipe(&mut self, pattern: Pattern) -> usize {
-        let stream = &mut self.wire.as_mut().unwrap().stream;
-        let patience = Duration::from_millis(300);
-        stream.tcp().set_write_timeout(Some(patience)).unwrap();
-        let mut sent = 0;
-        while let Ok(count) = stream.write(pattern.at(sent, 64 * 1024)) {
-            sent += count;
-        }
-        stream.tcp().set_write_timeout(Some(DEADLINE)).unwrap();
-        sent
+        self.wire().fill_the_pipe(pattern)
     }
 
     /// Sends `length` bytes of the pattern, in writes of `write` bytes; each is one chunk if `chunked`.

@@ -2,6 +2,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use rustls::{ServerConnection, StreamOwned};
 
@@ -424,6 +425,19 @@ impl Wire {
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)?;
         self.stream.flush()
+    }
+
+    /// Sends the pattern until nothing more fits on the way; yields how many bytes fitted.
+    pub fn fill_the_pipe(&mut self, pattern: Pattern) -> usize {
+        let stream = &mut self.stream;
+        let patience = Duration::from_millis(300);
+        stream.tcp().set_write_timeout(Some(patience)).unwrap();
+        let mut sent = 0;
+        while let Ok(count) = stream.write(pattern.at(sent, 64 * 1024)) {
+            sent += count;
+        }
+        stream.tcp().set_write_timeout(Some(DEADLINE)).unwrap();
+        sent
     }
 
     /// Sends `length` bytes of the pattern and receives as many, a part after the other at both ends, so
