@@ -109,12 +109,6 @@ impl Taken {
         }
         taken
     }
-
-    /// Hands over what has been taken so far.
-    pub fn split(&mut self) -> Self {
-        let rest = Self::nothing(&self.quota);
-        std::mem::replace(self, rest)
-    }
 }
 
 impl Drop for Taken {
@@ -145,19 +139,6 @@ mod tests {
         assert!(more.add(7) && !more.add(1), "each is given back once");
         drop(more);
         assert!(Taken::nothing(&one).add(10));
-    }
-
-    #[test]
-    fn what_is_handed_over_is_given_back_once_by_who_has_it() {
-        let (one, other) = quotas(10);
-        let mut taken = Taken::nothing(&one);
-        assert!(taken.add(6));
-        let block = taken.split();
-        assert!(taken.add(4));
-        drop(block);
-        assert!(Taken::nothing(&other).add(6) && !Taken::nothing(&other).add(7));
-        drop(taken);
-        assert!(Taken::nothing(&other).add(10));
     }
 
     #[test]
