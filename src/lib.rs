@@ -27,7 +27,8 @@
 //! | [`relay`] | bytes after both commits |
 //! | [`downstream`], [`upstream`] | the client's side, the origin's side |
 //! | [`refusal`] | what the client is told when there is no response |
-//! | [`net`], [`telemetry`] | the machine; log lines |
+//! | [`net`] | the machine |
+//! | [`telemetry`] | log lines, numbers |
 //! | [`http1`], [`config`] | the rules of RFC 9112 on bytes; the environment |
 //!
 //! # What holds, and what keeps it

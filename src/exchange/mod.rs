@@ -23,9 +23,11 @@ use crate::net::buffer::Buffer;
 use crate::net::drain::Drain;
 use crate::net::quota::Quota;
 use crate::net::tcp::Tcp;
-use crate::net::{Instant, select, sleep};
+use crate::net::{select, sleep};
 use crate::refusal::Refusal;
-use crate::telemetry::record::{Ids, Outcome, Record};
+use crate::telemetry::counters::add;
+use crate::telemetry::record::{Failed, Ids, Outcome, Record, Then};
+use crate::telemetry::words::Phase;
 use crate::upstream::attempt::{Committed, Limits};
 use crate::upstream::connection::Upstream;
 use crate::upstream::failure::{self, Failure};
@@ -75,7 +77,7 @@ pub async fn serve(core: &Core, tcp: Tcp, turned_away: bool) {
             Next::Nothing => return,
             Next::Request(request) => exchange(core, &client, &mut input, request).await,
             Next::Refused(refusal, named) => {
-                let mut record = Record::new(&core.ids, &named.method, &named.path);
+                let mut record = Record::new(&core.ids, named.clone());
                 let reply = Unanswered::new(&client, named.method == "HEAD", false);
                 refuse(reply, &refusal, &mut record).await
             }
@@ -103,12 +105,12 @@ async fn exchange(
     let draining = core.drain.has_started();
     let keep_alive = request.keep_alive && !draining;
     let reply = Unanswered::new(client, request.named.method == "HEAD", keep_alive);
-    let mut record = Record::new(&core.ids, &request.named.method, &request.named.path);
+    let mut record = Record::new(&core.ids, request.named.clone());
     let wire = match body::buffer(client, input, &request, head, &reply).await {
         Ok(wire) => wire,
         Err(body::Fault::Refused(refusal)) => return refuse(reply, &refusal, &mut record).await,
         Err(body::Fault::Left) => {
-            record.finish(&Outcome::ClientLeft("sending its request"), 0);
+            record.finish(&Outcome::ClientLeft, 0);
             return Answered::GONE;
         }
     };
@@ -117,6 +119,7 @@ async fn exchange(
     }
     let replayable = Replayable::new(wire, request.is_idempotent());
     record.up(replayable.bytes());
+    add(replayable.bytes(), |core| &core.request_bytes);
     let mut left = pin!(client.left());
     let mut left: Left<'_> = left.as_mut();
     let attempted = {
@@ -132,7 +135,7 @@ async fn exchange(
     };
     let mut answered = match attempted {
         None => {
-            record.finish(&Outcome::ClientLeft("waiting for the response"), 0);
+            record.finish(&Outcome::ClientLeft, 0);
             return Answered::GONE;
         }
         Some(Ok(committed)) => {
@@ -140,7 +143,7 @@ async fn exchange(
             respond(core, committed, reply, &request, input, record, left).await
         }
         Some(Err(failure)) => {
-            let refusal = told(&request, failure::refusal(&failure, record.sends));
+            let refusal = told(&request, failure::refusal(&failure, record.trace.sends()));
             refuse(reply, &refusal, &mut record).await
         }
     };
@@ -160,23 +163,23 @@ fn attempt(
     client: &Client,
     mut request: Replayable,
     handshake: bool,
-    record: &mut Record<'_>,
+    record: &mut Record,
 ) -> impl Future<Output = Result<Committed, Failure>> {
     async move {
         let attempts = &core.config.attempts;
         // A reused connection that the upstream has closed is not its failure: once, that is free.
         let mut stale_may_be_free = attempts.max > 1 || request.is_idempotent();
         let (mut attempt, mut fresh) = (1, false);
+        record.trace.begin();
         loop {
             if fresh && client.tcp.has_hung_up() {
                 // Who watches the client looks only now and then where it has sent ahead: this ends
                 // when that is seen.
                 pending::<()>().await;
             }
-            let last = attempt == attempts.max;
-            let started = Instant::now();
-            let (limits, sends) = (limits(core, last, handshake), &mut record.sends);
-            let failed = match request.attempt(&core.upstream, fresh, limits, sends).await {
+            let limits = limits(core, attempt == attempts.max, handshake);
+            let attempted = request.attempt(&core.upstream, fresh, limits, &record.trace);
+            let failed = match attempted.await {
                 Ok(committed) => return Ok(committed),
                 Err(failed) => failed,
             };
@@ -184,18 +187,29 @@ fn attempt(
             let failure = failed.failure();
             if failed.was_stale() && stale_may_be_free {
                 stale_may_be_free = false;
-                record.stale_connection(failure);
+                record.stale_connection(failure, failed.delivery());
                 request = failed.into_request();
                 continue;
             }
-            let again = !last && failure.may_pass();
-            record.attempt_failed(attempt, failure.phase(), started.elapsed(), failure, again);
-            if !again {
+            let then = match attempt == attempts.max {
+                true => Then::Exhausted,
+                false if failure.may_pass() => Then::Again,
+                false => Then::Hopeless,
+            };
+            record.attempt_failed(&Failed {
+                cause: failure.cause(),
+                text: failure,
+                delivery: failed.delivery(),
+                then,
+            });
+            if then != Then::Again {
                 return Err(failed.into_failure());
             }
             request = failed.into_request();
             attempt += 1;
+            record.trace.enter(Phase::Backoff);
             sleep(attempts.backoff).await;
+            record.trace.begin();
         }
     }
 }
@@ -229,11 +243,11 @@ fn told(request: &Request, refusal: Refusal) -> Refusal {
     }
 }
 
-async fn refuse(reply: Unanswered<'_>, refusal: &Refusal, record: &mut Record<'_>) -> Answered {
+async fn refuse(reply: Unanswered<'_>, refusal: &Refusal, record: &mut Record) -> Answered {
     let told = refusal.tell();
     record.status = Some(told.status.0);
     // Boxed: it is rare, and a task holds the largest of what it may wait for.
-    let refuse = Box::pin(reply.refuse(refusal, record.sends, record.id));
+    let refuse = Box::pin(reply.refuse(refusal, record.trace.sends(), record.id));
     let answered = refuse.await;
     record.finish(&Outcome::Refused(told.code), answered.sent);
     answered

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::net::tls::is_certificate_error;
 use crate::refusal::Refusal;
+use crate::telemetry::words::Cause;
 
 /// Each variant is a cause that a person would tell apart.
 #[derive(Debug)]
@@ -34,15 +35,20 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The phase it happened in, for the log.
-    pub fn phase(&self) -> &'static str {
+    /// As a word, for logs and metrics.
+    pub fn cause(&self) -> Cause {
         match self {
-            Self::PoolTimeout(_) => "pool",
-            Self::NoSuchName(_) | Self::Resolve(_) => "resolve",
-            Self::ConnectTimeout(_) | Self::Connect(_) => "connect",
-            Self::Handshake(_) => "tls",
-            Self::WriteTimeout(_) | Self::Write(_) => "send",
-            Self::HeaderTimeout(..) | Self::Closed | Self::Read(_) => "header",
+            Self::PoolTimeout(_) => Cause::PoolTimeout,
+            Self::NoSuchName(_) => Cause::NoSuchName,
+            Self::Resolve(_) => Cause::ResolveFailed,
+            Self::ConnectTimeout(_) => Cause::ConnectTimeout,
+            Self::Connect(_) => Cause::ConnectFailed,
+            Self::Handshake(_) => Cause::TlsFailed,
+            Self::WriteTimeout(_) => Cause::WriteTimeout,
+            Self::Write(_) => Cause::WriteFailed,
+            Self::HeaderTimeout(..) => Cause::HeaderTimeout,
+            Self::Closed => Cause::Closed,
+            Self::Read(_) => Cause::ReadFailed,
         }
     }
 
