@@ -23,7 +23,7 @@
 //! |---|---|
 //! | `main`, `cli` | arguments, exit codes |
 //! | [`worker`] | the cores: start, accept, drain |
-//! | [`exchange`] | the path |
+//! | [`exchange`], [`admin`] | the path; what operators look at |
 //! | [`relay`] | bytes after both commits |
 //! | [`downstream`], [`upstream`] | the client's side, the origin's side |
 //! | [`refusal`] | what the client is told when there is no response |
@@ -43,6 +43,7 @@
 //! | bounded memory | every buffer, queue and loop has a named bound beside its reason |
 //! | every wait has a deadline | [`net::deadline`]; exceptions are written where they are |
 //! | next to nothing is shared between cores | no `Send` bounds; [`net::mailbox`] is the only way in; [`net::quota`] holds the limits of all cores in portions, [`net::tls`] the sessions that may be resumed |
+pub mod admin;
 pub mod config;
 pub mod downstream;
 pub mod exchange;

@@ -11,9 +11,9 @@ use crate::telemetry::record::{Id, Named};
 use crate::telemetry::words::Phase;
 
 /// Exchanges that a look at a core tells one by one; the others are only counted.
-const TOLD_MAX: usize = 50;
+pub(super) const TOLD_MAX: usize = 50;
 /// Mishaps that a core remembers.
-const MISHAPS_MAX: usize = 20;
+pub(super) const MISHAPS_MAX: usize = 20;
 
 thread_local! {
     static LIVE: RefCell<Slab<Entry>> = const { RefCell::new(Slab::new()) };
@@ -69,6 +69,7 @@ pub struct Live {
 }
 
 /// One exchange that is going on.
+#[derive(Clone)]
 pub struct Going {
     /// Its id, as in the log.
     pub id: String,

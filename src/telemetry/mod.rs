@@ -8,4 +8,5 @@ pub mod log;
 pub mod record;
 pub mod report;
 pub mod trace;
+pub mod whole;
 pub mod words;
