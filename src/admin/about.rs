@@ -16,6 +16,10 @@ pub struct About {
     pub listen: SocketAddr,
     /// Where their requests go: scheme, authority and path.
     pub upstream: String,
+    /// Connections of clients that are admitted at the same time.
+    pub client_connections_max: u64,
+    /// Bytes of request bodies that are held at the same time.
+    pub buffered_bytes_max: u64,
     /// When the process started.
     pub started: SystemTime,
     /// Every setting as it takes effect, secrets masked.
@@ -33,6 +37,8 @@ impl About {
             workers: config.workers,
             listen,
             upstream: format!("{scheme}://{}{}", upstream.authority, upstream.path),
+            client_connections_max: config.client_connections_max,
+            buffered_bytes_max: config.buffered_bytes_max,
             started: SystemTime::now(),
             settings: config.effective(),
         }
