@@ -26,6 +26,8 @@ pub use self::settings::{SETTINGS, Setting};
 pub struct Config {
     /// Address to listen on; port 0 lets the kernel choose one.
     pub listen: SocketAddr,
+    /// Where the admin listener is, if there is to be one.
+    pub admin: Option<SocketAddr>,
     /// Threads, each with a runtime and a listener of its own.
     pub workers: usize,
     /// Where requests go.

@@ -50,6 +50,16 @@ impl Config {
                 self.listen
             ));
         }
+        if let Some(admin) = self.admin
+            && !admin.ip().to_canonical().is_loopback()
+        {
+            warnings.push(format!(
+                "ADMIN_HOST is {}: whoever reaches port {} sees the paths of requests, the settings \
+                 and the numbers, and is asked for no token",
+                admin.ip(),
+                admin.port()
+            ));
+        }
         if self.client.body_bytes_max > self.buffered_bytes_max {
             warnings.push(format!(
                 "MAX_REQUEST_BODY_BYTES is {}, but a body of more than MAX_BUFFERED_BYTES, which is {}, \
@@ -87,15 +97,15 @@ fn read_config(env: &mut Environment) -> Read<Config> {
         "TRACE, DEBUG, INFO, WARNING, ERROR, CRITICAL or OFF",
     );
     let log_format = env.keyword("LOG_FORMAT", "text or json");
-    // Ignored in silence, requests would go out past the proxy that they were meant for, and
-    // a monitor would watch a port that never opens.
+    // Ignored in silence, requests would go out past the proxy that they were meant for.
     env.refuse_unsupported("OUTBOUND_PROXY");
-    env.refuse_unsupported("ADMIN_PORT");
+    let admin = read_admin(env, &listen);
 
     let upstream = upstream?;
     let workers = workers?.unwrap_or_else(cores);
     Ok(Config {
         listen: listen?,
+        admin: admin?,
         workers: match upstream.connections_max {
             0 => workers,
             // Every worker gets its share, and a share is at least one connection.
@@ -115,20 +125,32 @@ fn read_config(env: &mut Environment) -> Read<Config> {
 }
 
 fn read_listen(env: &mut Environment) -> Read<SocketAddr> {
-    let host = env.text_or_default("LISTEN_HOST");
-    let host = host.and_then(|text| {
-        parse_host(&text).ok_or_else(|| {
-            env.fault(
-                "LISTEN_HOST",
-                &text,
-                "is not an IP address, nor localhost".to_owned(),
-            )
-        })
-    });
+    let host = read_host(env, "LISTEN_HOST");
     let proxy_port = env.number("PROXY_PORT", 1..=u16::MAX);
     let port = env.optional_number("LISTEN_PORT", 0..=u16::MAX);
     let proxy_port = proxy_port?;
     Ok(SocketAddr::new(host?, port?.unwrap_or(proxy_port)))
+}
+
+/// Operators look where clients do not come: never on the port of `listen`.
+fn read_admin(env: &mut Environment, listen: &Read<SocketAddr>) -> Read<Option<SocketAddr>> {
+    let host = read_host(env, "ADMIN_HOST");
+    let Some(port) = env.optional_number("ADMIN_PORT", 0..=u16::MAX)? else {
+        return Ok(None);
+    };
+    if port > 0 && listen.as_ref().is_ok_and(|listen| listen.port() == port) {
+        let problem = "is the port that clients come to".to_owned();
+        return Err(env.fault("ADMIN_PORT", &port.to_string(), problem));
+    }
+    Ok(Some(SocketAddr::new(host?, port)))
+}
+
+fn read_host(env: &mut Environment, name: &'static str) -> Read<IpAddr> {
+    let text = env.text_or_default(name)?;
+    parse_host(&text).ok_or_else(|| {
+        let problem = "is not an IP address, nor localhost".to_owned();
+        env.fault(name, &text, problem)
+    })
 }
 
 fn read_attempts(env: &mut Environment) -> Read<Attempts> {
@@ -427,11 +449,39 @@ mod tests {
 
     #[test]
     fn what_this_version_cannot_do_is_refused_when_asked_for() {
-        for name in ["OUTBOUND_PROXY", "ADMIN_PORT"] {
-            let faults = read_faulty(&[(name, "http://user:canary@proxy:3128")]);
-            assert_eq!(faults, [format!("{name} is not supported by this version")]);
-            read_valid(&[(name, "")]);
+        let name = "OUTBOUND_PROXY";
+        let faults = read_faulty(&[(name, "http://user:canary@proxy:3128")]);
+        assert_eq!(faults, [format!("{name} is not supported by this version")]);
+        read_valid(&[(name, "")]);
+    }
+
+    #[test]
+    fn the_admin_listener_is_off_until_it_has_a_port_of_its_own() {
+        assert_eq!(read_valid(&[("ADMIN_HOST", "::1")]).admin, None);
+        let admin = |variables: &[(&str, &str)]| read_valid(variables).admin.unwrap().to_string();
+        assert_eq!(admin(&[("ADMIN_PORT", "9100")]), "127.0.0.1:9100");
+        assert_eq!(
+            admin(&[
+                ("ADMIN_PORT", "0"),
+                ("LISTEN_PORT", "0"),
+                ("ADMIN_HOST", "[::]")
+            ]),
+            "[::]:0"
+        );
+        for listen in [("PROXY_PORT", "9100"), ("LISTEN_PORT", "9100")] {
+            let faults = read_faulty(&[("ADMIN_PORT", "9100"), ("ADMIN_HOST", "::1"), listen]);
+            assert_eq!(
+                faults,
+                ["ADMIN_PORT=\"9100\" is the port that clients come to"]
+            );
         }
+        assert_eq!(
+            read_valid(&[("ADMIN_PORT", "1"), ("ADMIN_HOST", "::")])
+                .warnings()
+                .len(),
+            1
+        );
+        assert!(read_valid(&[("ADMIN_PORT", "1")]).warnings().is_empty());
     }
 
     #[test]
