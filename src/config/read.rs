@@ -1,9 +1,9 @@
 //! Makes a `Config` of the environment: every variable is read before the first fault ends it.
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use super::addresses::{read_admin, read_listen};
 use super::environment::{Environment, Fault, Read};
 use super::{Attempts, ClientLimits, Config, upstream};
 
@@ -71,15 +71,6 @@ impl Config {
     }
 }
 
-/// The address alone, for asking a running proxy: the other variables need not be set.
-///
-/// # Errors
-///
-/// Every fault of the variables that the address is made of.
-pub fn listen_from_env() -> Result<SocketAddr, Vec<Fault>> {
-    Environment::read(&|name| std::env::var_os(name), read_listen)
-}
-
 /// Reads everything before the first `?`, so that one run finds all faults.
 fn read_config(env: &mut Environment) -> Read<Config> {
     let listen = read_listen(env);
@@ -124,35 +115,6 @@ fn read_config(env: &mut Environment) -> Read<Config> {
     })
 }
 
-fn read_listen(env: &mut Environment) -> Read<SocketAddr> {
-    let host = read_host(env, "LISTEN_HOST");
-    let proxy_port = env.number("PROXY_PORT", 1..=u16::MAX);
-    let port = env.optional_number("LISTEN_PORT", 0..=u16::MAX);
-    let proxy_port = proxy_port?;
-    Ok(SocketAddr::new(host?, port?.unwrap_or(proxy_port)))
-}
-
-/// Operators look where clients do not come: never on the port of `listen`.
-fn read_admin(env: &mut Environment, listen: &Read<SocketAddr>) -> Read<Option<SocketAddr>> {
-    let host = read_host(env, "ADMIN_HOST");
-    let Some(port) = env.optional_number("ADMIN_PORT", 0..=u16::MAX)? else {
-        return Ok(None);
-    };
-    if port > 0 && listen.as_ref().is_ok_and(|listen| listen.port() == port) {
-        let problem = "is the port that clients come to".to_owned();
-        return Err(env.fault("ADMIN_PORT", &port.to_string(), problem));
-    }
-    Ok(Some(SocketAddr::new(host?, port)))
-}
-
-fn read_host(env: &mut Environment, name: &'static str) -> Read<IpAddr> {
-    let text = env.text_or_default(name)?;
-    parse_host(&text).ok_or_else(|| {
-        let problem = "is not an IP address, nor localhost".to_owned();
-        env.fault(name, &text, problem)
-    })
-}
-
 fn read_attempts(env: &mut Environment) -> Read<Attempts> {
     let max = env.number("UPSTREAM_MAX_ATTEMPTS", 1..=ATTEMPTS_MAX);
     let pool_timeout = env.seconds("POOL_TIMEOUT_SECONDS");
@@ -188,20 +150,6 @@ fn read_client_limits(env: &mut Environment) -> Read<ClientLimits> {
         idle_timeout: idle_timeout?,
         write_timeout: write_timeout?,
     })
-}
-
-/// An IPv6 address may stand in brackets, as it does in a URL.
-fn parse_host(text: &str) -> Option<IpAddr> {
-    if text.eq_ignore_ascii_case("localhost") {
-        return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    match text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
-        Some(inner) => inner.parse().ok().map(IpAddr::V6),
-        None => text.parse().ok(),
-    }
 }
 
 /// The cores this process may use: its affinity mask and its cgroup's quota count.
@@ -322,6 +270,8 @@ mod tests {
             ("WORKERS", "1025"),
             ("LOG_LEVEL", "LOUD"),
             ("LOG_FORMAT", "xml"),
+            ("ADMIN_PORT", "-1"),
+            ("ADMIN_HOST", "example.com"),
         ];
         assert_eq!(
             bad.len(),
