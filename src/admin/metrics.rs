@@ -10,19 +10,28 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::admin::about::About;
+use crate::downstream::reply::Own;
 use crate::telemetry::counters::{self, BOUNDS, Count, Family, Series};
 use crate::telemetry::whole::Whole;
 use crate::telemetry::words::Phase;
 
-/// What the text is, for `Content-Type`.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Version 0.0.4 of the format.
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Before every name that is the program's own.
 const PREFIX: &str = "codex_reset_proxy_";
 
+/// The text as an answer.
+pub(super) fn answer(about: &About, whole: &Whole, silent: usize) -> Own<'static> {
+    Own {
+        content_type: CONTENT_TYPE,
+        ..Own::json((200, "OK"), text(about, whole, silent))
+    }
+}
+
 /// Everything there is to tell. `silent`: cores that have not answered, for which `whole` has what they
 /// said before. Every series is there from the start: rates need a zero to begin with.
-pub fn text(about: &About, whole: &Whole, silent: usize) -> String {
+fn text(about: &About, whole: &Whole, silent: usize) -> String {
     let mut families: Vec<_> = whole.counters.families().iter().map(counted).collect();
     families.extend(held(about, whole));
     families.extend(of_cores(about, whole, silent));
