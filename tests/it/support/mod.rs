@@ -4,6 +4,7 @@ mod bodies;
 mod client;
 mod dice;
 pub mod load;
+pub mod metrics;
 pub mod names;
 pub mod net;
 mod origin;
@@ -23,7 +24,7 @@ pub use peer::Peer;
 pub use proxy::{Proxy, run, run_by};
 pub use secrets::{CANARY, assert_no_secret, shown_canary};
 pub use tls::Authority;
-pub use wire::{Framing, Gone, Head, Response, Stream, Wire, fields_without};
+pub use wire::{Framing, Gone, Head, Request, Response, Stream, Wire, fields_without};
 
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
