@@ -14,6 +14,7 @@ mod bodies;
 mod client_leaves;
 mod commit;
 mod counted;
+mod counted_clients;
 mod cut;
 mod descriptors;
 mod fairness;
