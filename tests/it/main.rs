@@ -10,6 +10,7 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod addresses;
+mod admin;
 mod bodies;
 mod client_leaves;
 mod commit;
