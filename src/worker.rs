@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::exchange::{Core, serve};
+use crate::exchange::{Budget, Core, serve};
 use crate::net::buffer;
 use crate::net::catch::caught;
 use crate::net::deadline::Deadline;
@@ -245,6 +245,8 @@ impl Seat {
             drain: Drain::default(),
             ids: Ids::default(),
             bodies: Rc::new(self.bodies),
+            budget: (config.attempts.budget_percent)
+                .map(|percent| Budget::new(percent, Instant::now())),
             config,
         });
         let (tidied, told) = (core.clone(), core.clone());

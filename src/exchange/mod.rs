@@ -6,13 +6,17 @@
 //!                    upstream commit: first byte read      |
 //!                                       downstream commit: first byte sent
 //! ```
+mod budget;
 mod respond;
 
+use std::fmt::Display;
 use std::future::pending;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+pub use self::budget::Budget;
+use self::budget::Denied;
 use self::respond::respond;
 use crate::config::Config;
 use crate::downstream::body;
@@ -49,6 +53,8 @@ pub struct Core {
     pub ids: Ids,
     /// What request bodies may hold.
     pub bodies: Rc<Quota>,
+    /// `RETRY_BUDGET_PERCENT`.
+    pub budget: Option<Budget>,
 }
 
 /// Serves one client's connection until either side has had enough. `turned_away`: there are too many
@@ -139,8 +145,10 @@ async fn exchange(
             let (record, left) = (&mut record, &mut left);
             respond(core, committed, reply, &request, input, record, left).await
         }
-        Some(Err(failure)) => {
-            let refusal = told(&request, failure::refusal(&failure, record.sends));
+        Some(Err((failure, denied))) => {
+            let denied = denied.as_ref().map(|denied| denied as &dyn Display);
+            let refusal = failure::refusal(&failure, record.sends, denied);
+            let refusal = told(&request, refusal);
             refuse(reply, &refusal, &mut record).await
         }
     };
@@ -150,7 +158,8 @@ async fn exchange(
     answered
 }
 
-/// Attempts the request until the upstream commits to an answer or the attempts are used up.
+/// Attempts the request until the upstream commits to an answer, the attempts are used up, or the
+/// retry budget denies another.
 #[allow(
     clippy::manual_async_fn,
     reason = "an async fn holds its arguments twice"
@@ -161,12 +170,15 @@ fn attempt(
     mut request: Replayable,
     handshake: bool,
     record: &mut Record<'_>,
-) -> impl Future<Output = Result<Committed, Failure>> {
+) -> impl Future<Output = Result<Committed, (Failure, Option<Denied>)>> {
     async move {
         let attempts = &core.config.attempts;
         // A reused connection that the upstream has closed is not its failure: once, that is free.
         let mut stale_may_be_free = attempts.max > 1 || request.is_idempotent();
         let (mut attempt, mut fresh) = (1, false);
+        if let Some(budget) = &core.budget {
+            budget.request(Instant::now());
+        }
         loop {
             if fresh && client.tcp.has_hung_up() {
                 // Who watches the client looks only now and then where it has sent ahead: this ends
@@ -188,10 +200,23 @@ fn attempt(
                 request = failed.into_request();
                 continue;
             }
-            let again = !last && failure.may_pass();
-            record.attempt_failed(attempt, failure.phase(), started.elapsed(), failure, again);
+            let took = started.elapsed();
+            let possible = !last && failure.may_pass();
+            let denied = match &core.budget {
+                Some(budget) if possible => budget.replay(Instant::now()).err(),
+                _ => None,
+            };
+            let again = possible && denied.is_none();
+            let phase = failure.phase();
+            match denied {
+                None => record.attempt_failed(attempt, phase, took, failure, again),
+                Some(denied) => {
+                    let cause = format_args!("{failure}; {denied}");
+                    record.attempt_failed(attempt, phase, took, &cause, again);
+                }
+            }
             if !again {
-                return Err(failed.into_failure());
+                return Err((failed.into_failure(), denied));
             }
             request = failed.into_request();
             attempt += 1;

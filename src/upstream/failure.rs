@@ -111,14 +111,18 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What the client is told after the last of `sends` sendings.
-pub fn refusal(failure: &Failure, sends: u32) -> Refusal {
+/// What the client is told after the last of `sends` sendings; `denied`: why there was not another,
+/// although there could have been.
+pub fn refusal(failure: &Failure, sends: u32, denied: Option<&dyn fmt::Display>) -> Refusal {
     let times = match sends {
         0 => "nothing was sent".to_owned(),
         1 => "sent once".to_owned(),
         sends => format!("sent {sends} times"),
     };
-    let message = format!("{failure}; {times}");
+    let mut message = format!("{failure}; {times}");
+    if let Some(denied) = denied {
+        message.push_str(&format!("; {denied}"));
+    }
     match failure {
         Failure::HeaderTimeout(..) => Refusal::HeaderTimeout(message),
         Failure::PoolTimeout(_) | Failure::ConnectTimeout(_) | Failure::WriteTimeout(_) => {

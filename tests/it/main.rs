@@ -11,6 +11,7 @@
 
 mod addresses;
 mod bodies;
+mod budget;
 mod client_leaves;
 mod commit;
 mod cut;
