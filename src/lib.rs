@@ -23,11 +23,12 @@
 //! |---|---|
 //! | `main`, `cli` | arguments, exit codes |
 //! | [`worker`] | the cores: start, accept, drain |
-//! | [`exchange`] | the path |
+//! | [`exchange`], [`admin`] | the path; what operators look at |
 //! | [`relay`] | bytes after both commits |
 //! | [`downstream`], [`upstream`] | the client's side, the origin's side |
 //! | [`refusal`] | what the client is told when there is no response |
-//! | [`net`], [`telemetry`] | the machine; log lines |
+//! | [`net`] | the machine |
+//! | [`telemetry`] | log lines, numbers |
 //! | [`http1`], [`config`] | the rules of RFC 9112 on bytes; the environment |
 //!
 //! # What holds, and what keeps it
@@ -42,6 +43,7 @@
 //! | bounded memory | every buffer, queue and loop has a named bound beside its reason |
 //! | every wait has a deadline | [`net::deadline`]; exceptions are written where they are |
 //! | next to nothing is shared between cores | no `Send` bounds; [`net::mailbox`] is the only way in; [`net::quota`] holds the limits of all cores in portions, [`net::tls`] the sessions that may be resumed |
+pub mod admin;
 pub mod config;
 pub mod downstream;
 pub mod exchange;

@@ -29,7 +29,10 @@ use crate::net::splice;
 use crate::net::tcp::Tcp;
 use crate::net::tls::TlsSettings;
 use crate::net::{Instant, select, sleep, spawn};
+use crate::relay;
+use crate::telemetry::counters::count;
 use crate::telemetry::record::Ids;
+use crate::telemetry::report::{Gauges, Report};
 use crate::upstream::connection::Upstream;
 
 /// Pause of accepting after an error such as too many open files: it passes when connections close.
@@ -102,7 +105,7 @@ pub fn run(config: &Config) -> io::Result<()> {
 
 /// The running workers.
 struct Workers {
-    mailboxes: Vec<Sender>,
+    mailboxes: Vec<Sender<Notice>>,
     threads: Vec<JoinHandle<()>>,
     drivers: Vec<Chosen>,
 }
@@ -132,6 +135,7 @@ fn start_all(
     let seats = listeners.into_iter().zip(receivers).zip(quotas);
     for (index, ((listener, mailbox), (places, bodies))) in seats.enumerate() {
         let seat = Seat {
+            index,
             config: config.clone(),
             listener,
             mailbox,
@@ -208,9 +212,10 @@ fn named(error: &io::Error, what: &str) -> io::Error {
 
 /// What a worker takes to its thread.
 struct Seat {
+    index: usize,
     config: Config,
     listener: StdTcpListener,
-    mailbox: Receiver,
+    mailbox: Receiver<Notice>,
     refresh: Refresh,
     tls: Option<TlsSettings>,
     connections_max: usize,
@@ -246,12 +251,10 @@ impl Seat {
             ids: Ids::default(),
             bodies: Rc::new(self.bodies),
             budget: (config.attempts.budget_percent)
-                .map(|percent| Budget::new(percent, Instant::now())),
+                .map(|percent| Budget::new(percent, Instant::now().into_std())),
             config,
         });
-        let (tidied, told) = (core.clone(), core.clone());
-        spawn(caught(tidy(tidied)));
-        spawn(caught(hear(mailbox, told)));
+        spawn(caught(tidy(core.clone())));
         let door = Rc::new(Door {
             core: core.clone(),
             places: Rc::new(self.places),
@@ -259,6 +262,7 @@ impl Seat {
             open: Rc::new(Cell::new(0)),
             warned: Cell::new(None),
         });
+        spawn(caught(hear(mailbox, self.index, door.clone())));
         let accepting = door.clone();
         // Not on the runtime's root: as long as that can go on, monoio never waits for the ring, and
         // hears of nothing that DEFER_TASKRUN holds back until then.
@@ -290,11 +294,13 @@ async fn tidy(core: Rc<Core>) {
     }
 }
 
-async fn hear(mut mailbox: Mailbox, core: Rc<Core>) {
+async fn hear(mut mailbox: Mailbox<Notice>, index: usize, door: Rc<Door>) {
+    let core = &door.core;
     while let Some(notice) = mailbox.next().await {
         match notice {
             Notice::Drain => core.drain.start(),
             Notice::Resolved(resolved) => core.upstream.resolved(resolved),
+            Notice::Report(to) => to.send(Report::of_core(index, door.gauges())),
         }
     }
 }
@@ -346,15 +352,31 @@ impl Door {
         }
     }
 
+    fn gauges(&self) -> Gauges {
+        let core = &self.core;
+        Gauges {
+            client_connections: self.open.get() as u64,
+            idle_connections: core.upstream.idle() as u64,
+            buffered_bytes: core.bodies.held(),
+            drains: relay::drains(),
+            replays_left: (core.budget.as_ref())
+                .map(|budget| budget.left(Instant::now().into_std())),
+            draining: core.drain.has_started(),
+        }
+    }
+
     fn admit(&self, tcp: Tcp) {
         if let Some(place) = Taken::one(&self.places) {
+            count(|core| &core.clients_admitted);
             self.start(tcp, place, false);
         } else if let Some(place) = Taken::one(&self.turned_away) {
             self.warn(
                 "no more connections (MAX_CLIENT_CONNECTIONS), refusing requests on new ones",
             );
+            count(|core| &core.clients_turned_away);
             self.start(tcp, place, true);
         } else {
+            count(|core| &core.clients_closed);
             self.warn("too many connections to refuse, closing new ones (MAX_CLIENT_CONNECTIONS)");
         }
     }
@@ -365,6 +387,7 @@ impl Door {
         open.set(open.get() + 1);
         spawn(async move {
             if let Err(panic) = caught(serve(&core, tcp, turned_away)).await {
+                count(|core| &core.panics);
                 error!(panic, "a connection's task has panicked and is closed");
             }
             open.set(open.get() - 1);

@@ -30,6 +30,7 @@ use crate::http1::fields::write_field;
 use crate::net::buffer::Buffer;
 use crate::net::tcp::Tcp;
 use crate::refusal::Refusal;
+use crate::telemetry::counters::add;
 
 /// No response byte has been sent: a status code can still be chosen.
 pub struct Unanswered<'c> {
@@ -170,6 +171,7 @@ impl<'c> Unanswered<'c> {
         }
         let sent = bytes.len() as u64;
         let written = self.client.write(&mut bytes).await.is_ok();
+        add(sent, |core| &core.response_bytes);
         Answered {
             keep_alive: keep_alive && written,
             lingers: !keep_alive && written,
@@ -183,7 +185,8 @@ impl<'c> Answering<'c> {
     pub async fn write(&mut self, bytes: &mut Buffer) -> io::Result<()> {
         let count = bytes.len() as u64;
         self.client.write(bytes).await?;
-        self.sent += count;
+        add(count, |core| &core.response_bytes);
+        self.count(count);
         Ok(())
     }
 

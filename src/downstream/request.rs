@@ -1,5 +1,6 @@
 //! A request's head: read under a size and a time limit, checked, and rewritten as it goes up.
 use std::borrow::Cow;
+use std::rc::Rc;
 use std::time::Duration;
 
 use memchr::memchr;
@@ -15,6 +16,7 @@ use crate::net::deadline::Deadline;
 use crate::net::drain::Drain;
 use crate::net::select;
 use crate::refusal::Refusal;
+use crate::telemetry::record::Named;
 
 /// Largest request head.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -31,7 +33,7 @@ pub enum Next {
     /// A request to be exchanged.
     Request(Box<Request>),
     /// A head that is refused: the message's end is uncertain, the connection ends.
-    Refused(Refusal, Named),
+    Refused(Refusal, Rc<Named>),
     /// No request: the client has left, was idle too long, or we are draining.
     Nothing,
 }
@@ -53,18 +55,10 @@ impl Next {
     }
 }
 
-/// A request as a log line names it.
-pub struct Named {
-    /// The method.
-    pub method: Cow<'static, str>,
-    /// The path of its target, without the query, and not all of a very long one.
-    pub path: String,
-}
-
 /// A request whose head has been read and rewritten.
 pub struct Request {
     /// Its method and path.
-    pub named: Named,
+    pub named: Rc<Named>,
     /// The client's version.
     pub version: Version,
     /// How its body ends.
@@ -77,25 +71,6 @@ pub struct Request {
     pub head: Buffer,
     /// What is to be done with it.
     pub kind: Kind,
-}
-
-impl Named {
-    fn of(head: &RequestHead<'_>) -> Self {
-        let target = target::origin_form(head.target).unwrap_or(b"-");
-        let path = path(target);
-        let path = &path[..path.len().min(LOGGED_BYTES_MAX)];
-        Self {
-            method: method(head.method),
-            path: String::from_utf8_lossy(path).into_owned(),
-        }
-    }
-
-    fn unknown() -> Self {
-        Self {
-            method: Cow::Borrowed("-"),
-            path: "-".to_owned(),
-        }
-    }
 }
 
 /// What a request is for.
@@ -154,12 +129,12 @@ pub async fn next(
         Ok(length) => {
             let next = head::with_request(&input[..length], |head| match check(head, config) {
                 Ok(request) => Next::Request(Box::new(request)),
-                Err(refusal) => Next::Refused(refusal, Named::of(head)),
+                Err(refusal) => Next::Refused(refusal, named(head)),
             });
             input.consume(length);
-            next.unwrap_or_else(|error| Next::Refused(refusal(error), Named::unknown()))
+            next.unwrap_or_else(|error| Next::Refused(refusal(error), unnamed()))
         }
-        Err(Some(refusal)) => Next::Refused(refusal, Named::unknown()),
+        Err(Some(refusal)) => Next::Refused(refusal, unnamed()),
         Err(None) => Next::Nothing,
     }
 }
@@ -281,13 +256,30 @@ pub fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal
         &rules,
     );
     Ok(Request {
-        named: Named::of(head),
+        named: named(head),
         version,
         framing,
         expects_continue: version == Version::Http11 && expects_continue(head),
         keep_alive: version == Version::Http11 && !connection.close,
         head: rewritten,
         kind,
+    })
+}
+
+fn named(head: &RequestHead<'_>) -> Rc<Named> {
+    let target = target::origin_form(head.target).unwrap_or(b"-");
+    let path = path(target);
+    let path = &path[..path.len().min(LOGGED_BYTES_MAX)];
+    Rc::new(Named {
+        method: method(head.method),
+        path: String::from_utf8_lossy(path).into_owned(),
+    })
+}
+
+fn unnamed() -> Rc<Named> {
+    Rc::new(Named {
+        method: Cow::Borrowed("-"),
+        path: "-".to_owned(),
     })
 }
 

@@ -1,29 +1,25 @@
 //! The retry budget: how many of the recent requests may be sent again, so that an upstream that fails
 //! them all does not get twice as many.
 //!
-//! Each core counts for itself. In any `WINDOW` that ends with a replay there are no more replays than
-//! `FLOOR` and the given share of the requests that were attempted in it. A request counts from when
-//! it is first attempted, whatever becomes of it: finagle and linkerd count so too. Envoy takes a
-//! share of the requests in flight, of which streams that go on for minutes would be the most.
+//! Each core counts for itself. In any 60 seconds that end with a replay there are no more replays than
+//! `FLOOR` and the given share of the requests that were first attempted in them. A request counts
+//! whatever becomes of it, as in finagle. Envoy takes a share of the requests in flight: of streams
+//! that go on for minutes these are the most, and they say nothing of how much is asked just now.
 use std::cell::Cell;
-use std::fmt;
-use std::time::Duration;
+use std::time::Instant;
 
-use crate::net::Instant;
-
-/// A request that hangs asks for its replay after `RESPONSE_HEADER_TIMEOUT_SECONDS`, by default 30 s:
-/// it should still count then, and those that began with it too. Much longer, and the good minutes
-/// before an outage would pay for doubling its first ones.
-const WINDOW: Duration = Duration::from_secs(SLOT_SECONDS * SLOTS as u64);
-/// The window moves on in steps of a slot. Turns of a model take seconds, so this is fine enough.
-const SLOT_SECONDS: u64 = 5;
+/// The window, in slots. 60 seconds: a request that hangs asks for its replay after 30, unless
+/// `RESPONSE_HEADER_TIMEOUT_SECONDS` says otherwise, and should still count then, with all that began
+/// when it did. Were it much longer, the good minutes before an outage would pay for doubling it.
 const SLOTS: usize = 12;
-/// Replays that need no other requests. Who works alone has a few requests a minute, so any share of
-/// them would be none. This is one for each of the agents that such a user has running, while all
-/// users of a core cannot have more than these together.
+/// The window moves on in such steps: turns of a model take as long.
+const SLOT_SECONDS: u64 = 5;
+/// Replays that are there without any share. A single user has a few requests a minute, and of those
+/// most shares are none: with three of them hanging at once, or one through four attempts, all are
+/// still rescued. In an outage it is next to nothing, however many users there are.
 const FLOOR: u64 = 3;
-/// A request counts for as long as it is less than `WINDOW` old for certain, and a replay until it is
-/// older for certain. This takes a slot more.
+/// By slots, ages are known to within one. To be sure, a replay is remembered for one slot longer than
+/// the window, and a request for as long as it is surely in it.
 const SLOTS_KEPT: usize = SLOTS + 1;
 
 /// What one core may send again.
@@ -42,20 +38,6 @@ struct Slot {
     replays: Cell<u64>,
 }
 
-/// There was no replay left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Denied;
-
-impl fmt::Display for Denied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "not tried again, the retry budget of the last {} s is used up (RETRY_BUDGET_PERCENT)",
-            WINDOW.as_secs()
-        )
-    }
-}
-
 impl Budget {
     /// `percent` of the requests from `now` on.
     pub fn new(percent: u8, now: Instant) -> Self {
@@ -69,37 +51,40 @@ impl Budget {
 
     /// A request is attempted for the first time.
     pub fn request(&self, now: Instant) {
-        let slot = &self.slots[self.advance(now)];
+        let slot = &self.slots[index(self.advance(now))];
         slot.requests.update(|requests| requests + 1);
     }
 
-    /// Takes a replay.
-    ///
-    /// # Errors
-    ///
-    /// None is left.
-    pub fn replay(&self, now: Instant) -> Result<(), Denied> {
-        let index = self.advance(now);
+    /// Takes a replay, if one is left.
+    pub fn replay(&self, now: Instant) -> bool {
+        let is_left = self.left(now) > 0;
+        if is_left {
+            let slot = &self.slots[index(self.latest.get())];
+            slot.replays.update(|replays| replays + 1);
+        }
+        is_left
+    }
+
+    /// How many replays are left.
+    pub fn left(&self, now: Instant) -> u64 {
+        let latest = self.advance(now);
         let (mut requests, mut replays) = (0, 0);
         for slot in &self.slots {
             requests += slot.requests.get();
             replays += slot.replays.get();
         }
-        // Some in the oldest slot are more than a window old.
-        requests -= self.slots[(index + 1) % SLOTS_KEPT].requests.get();
-        if replays >= FLOOR + requests * self.percent / 100 {
-            return Err(Denied);
-        }
-        self.slots[index].replays.update(|replays| replays + 1);
-        Ok(())
+        // In the oldest slot some are older than the window.
+        requests -= self.slots[index(latest + 1)].requests.get();
+        (FLOOR + requests * self.percent / 100).saturating_sub(replays)
     }
 
-    /// Forgets what is too old, and says where to count. For a clock that went back no time passes.
-    fn advance(&self, now: Instant) -> usize {
+    /// Forgets what is too old; the number of the slot to count in. For a clock that went back no time
+    /// passes.
+    fn advance(&self, now: Instant) -> u64 {
         let age = now.saturating_duration_since(self.started);
         let (latest, number) = (self.latest.get(), age.as_secs() / SLOT_SECONDS);
         if number <= latest {
-            return index(latest);
+            return latest;
         }
         for gone in (latest + 1..=number).take(SLOTS_KEPT) {
             let slot = &self.slots[index(gone)];
@@ -107,7 +92,7 @@ impl Budget {
             slot.replays.set(0);
         }
         self.latest.set(number);
-        index(number)
+        number
     }
 }
 
@@ -117,6 +102,8 @@ fn index(number: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const HOUR: u64 = 3_600_000;
@@ -137,13 +124,15 @@ mod tests {
         }
 
         fn replays(&self, at: u64) -> bool {
-            self.0.replay(self.1 + Duration::from_millis(at)).is_ok()
+            self.0.replay(self.1 + Duration::from_millis(at))
         }
 
         /// Takes all that are left.
-        fn left(&self, at: u64) -> usize {
-            let most = 1_000_000;
-            (0..most).take_while(|_| self.replays(at)).count()
+        fn left(&self, at: u64) -> u64 {
+            let said = self.0.left(self.1 + Duration::from_millis(at));
+            let taken = (0..=said).take_while(|_| self.replays(at)).count() as u64;
+            assert_eq!(taken, said);
+            taken
         }
     }
 
@@ -221,7 +210,7 @@ mod tests {
         budget.request(after);
         budget.request(before);
         let replays = [before, after].repeat(5).into_iter();
-        let granted = replays.filter(|now| budget.replay(*now).is_ok());
+        let granted = replays.filter(|now| budget.replay(*now));
         assert_eq!(granted.count(), 3 + 2);
     }
 

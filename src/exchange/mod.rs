@@ -9,14 +9,12 @@
 mod budget;
 mod respond;
 
-use std::fmt::Display;
 use std::future::pending;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use self::budget::Budget;
-use self::budget::Denied;
 use self::respond::respond;
 use crate::config::Config;
 use crate::downstream::body;
@@ -27,9 +25,11 @@ use crate::net::buffer::Buffer;
 use crate::net::drain::Drain;
 use crate::net::quota::Quota;
 use crate::net::tcp::Tcp;
-use crate::net::{Instant, select, sleep};
+use crate::net::{select, sleep};
 use crate::refusal::Refusal;
-use crate::telemetry::record::{Ids, Outcome, Record};
+use crate::telemetry::counters::add;
+use crate::telemetry::record::{Failed, Ids, Outcome, Record, Then};
+use crate::telemetry::words::Phase;
 use crate::upstream::attempt::{Committed, Limits};
 use crate::upstream::connection::Upstream;
 use crate::upstream::failure::{self, Failure};
@@ -81,7 +81,7 @@ pub async fn serve(core: &Core, tcp: Tcp, turned_away: bool) {
             Next::Nothing => return,
             Next::Request(request) => exchange(core, &client, &mut input, request).await,
             Next::Refused(refusal, named) => {
-                let mut record = Record::new(&core.ids, &named.method, &named.path);
+                let mut record = Record::new(&core.ids, named.clone());
                 let reply = Unanswered::new(&client, named.method == "HEAD", false);
                 refuse(reply, &refusal, &mut record).await
             }
@@ -109,12 +109,12 @@ async fn exchange(
     let draining = core.drain.has_started();
     let keep_alive = request.keep_alive && !draining;
     let reply = Unanswered::new(client, request.named.method == "HEAD", keep_alive);
-    let mut record = Record::new(&core.ids, &request.named.method, &request.named.path);
+    let mut record = Record::new(&core.ids, request.named.clone());
     let wire = match body::buffer(client, input, &request, head, &reply).await {
         Ok(wire) => wire,
         Err(body::Fault::Refused(refusal)) => return refuse(reply, &refusal, &mut record).await,
         Err(body::Fault::Left) => {
-            record.finish(&Outcome::ClientLeft("sending its request"), 0);
+            record.finish(&Outcome::ClientLeft, 0);
             return Answered::GONE;
         }
     };
@@ -123,6 +123,7 @@ async fn exchange(
     }
     let replayable = Replayable::new(wire, request.is_idempotent());
     record.up(replayable.bytes());
+    add(replayable.bytes(), |core| &core.request_bytes);
     let mut left = pin!(client.left());
     let mut left: Left<'_> = left.as_mut();
     let attempted = {
@@ -138,16 +139,15 @@ async fn exchange(
     };
     let mut answered = match attempted {
         None => {
-            record.finish(&Outcome::ClientLeft("waiting for the response"), 0);
+            record.finish(&Outcome::ClientLeft, 0);
             return Answered::GONE;
         }
         Some(Ok(committed)) => {
             let (record, left) = (&mut record, &mut left);
             respond(core, committed, reply, &request, input, record, left).await
         }
-        Some(Err((failure, denied))) => {
-            let denied = denied.as_ref().map(|denied| denied as &dyn Display);
-            let refusal = failure::refusal(&failure, record.sends, denied);
+        Some(Err((failure, then))) => {
+            let refusal = failure::refusal(&failure, record.trace.sends(), then);
             let refusal = told(&request, refusal);
             refuse(reply, &refusal, &mut record).await
         }
@@ -169,15 +169,16 @@ fn attempt(
     client: &Client,
     mut request: Replayable,
     handshake: bool,
-    record: &mut Record<'_>,
-) -> impl Future<Output = Result<Committed, (Failure, Option<Denied>)>> {
+    record: &mut Record,
+) -> impl Future<Output = Result<Committed, (Failure, Then)>> {
     async move {
         let attempts = &core.config.attempts;
         // A reused connection that the upstream has closed is not its failure: once, that is free.
         let mut stale_may_be_free = attempts.max > 1 || request.is_idempotent();
         let (mut attempt, mut fresh) = (1, false);
+        record.trace.begin();
         if let Some(budget) = &core.budget {
-            budget.request(Instant::now());
+            budget.request(record.trace.began());
         }
         loop {
             if fresh && client.tcp.has_hung_up() {
@@ -185,10 +186,9 @@ fn attempt(
                 // when that is seen.
                 pending::<()>().await;
             }
-            let last = attempt == attempts.max;
-            let started = Instant::now();
-            let (limits, sends) = (limits(core, last, handshake), &mut record.sends);
-            let failed = match request.attempt(&core.upstream, fresh, limits, sends).await {
+            let limits = limits(core, attempt == attempts.max, handshake);
+            let attempted = request.attempt(&core.upstream, fresh, limits, &record.trace);
+            let failed = match attempted.await {
                 Ok(committed) => return Ok(committed),
                 Err(failed) => failed,
             };
@@ -196,32 +196,38 @@ fn attempt(
             let failure = failed.failure();
             if failed.was_stale() && stale_may_be_free {
                 stale_may_be_free = false;
-                record.stale_connection(failure);
+                record.stale_connection(failure, failed.delivery());
                 request = failed.into_request();
                 continue;
             }
-            let took = started.elapsed();
-            let possible = !last && failure.may_pass();
-            let denied = match &core.budget {
-                Some(budget) if possible => budget.replay(Instant::now()).err(),
-                _ => None,
+            let then = match attempt == attempts.max {
+                true => Then::Exhausted,
+                false if failure.may_pass() => replay(core),
+                false => Then::Hopeless,
             };
-            let again = possible && denied.is_none();
-            let phase = failure.phase();
-            match denied {
-                None => record.attempt_failed(attempt, phase, took, failure, again),
-                Some(denied) => {
-                    let cause = format_args!("{failure}; {denied}");
-                    record.attempt_failed(attempt, phase, took, &cause, again);
-                }
-            }
-            if !again {
-                return Err((failed.into_failure(), denied));
+            record.attempt_failed(&Failed {
+                cause: failure.cause(),
+                text: failure,
+                delivery: failed.delivery(),
+                then,
+            });
+            if then != Then::Again {
+                return Err((failed.into_failure(), then));
             }
             request = failed.into_request();
             attempt += 1;
+            record.trace.enter(Phase::Backoff);
             sleep(attempts.backoff).await;
+            record.trace.begin();
         }
+    }
+}
+
+/// Another attempt, if the budget has one.
+fn replay(core: &Core) -> Then {
+    match &core.budget {
+        Some(budget) if !budget.replay(Instant::now()) => Then::Denied,
+        _ => Then::Again,
     }
 }
 
@@ -254,11 +260,11 @@ fn told(request: &Request, refusal: Refusal) -> Refusal {
     }
 }
 
-async fn refuse(reply: Unanswered<'_>, refusal: &Refusal, record: &mut Record<'_>) -> Answered {
+async fn refuse(reply: Unanswered<'_>, refusal: &Refusal, record: &mut Record) -> Answered {
     let told = refusal.tell();
     record.status = Some(told.status.0);
     // Boxed: it is rare, and a task holds the largest of what it may wait for.
-    let refuse = Box::pin(reply.refuse(refusal, record.sends, record.id));
+    let refuse = Box::pin(reply.refuse(refusal, record.trace.sends(), record.id));
     let answered = refuse.await;
     record.finish(&Outcome::Refused(told.code), answered.sent);
     answered

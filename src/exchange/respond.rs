@@ -10,7 +10,9 @@ use crate::net::buffer::Buffer;
 use crate::net::select;
 use crate::refusal::Refusal;
 use crate::relay::{Aborted, Relay, tunnel};
+use crate::telemetry::counters::count;
 use crate::telemetry::record::{Outcome, Record};
+use crate::telemetry::words::Phase;
 use crate::upstream::attempt::Committed;
 use crate::upstream::response::{Fault, Response};
 
@@ -28,7 +30,7 @@ pub(super) fn respond(
     reply: Unanswered<'_>,
     request: &Request,
     input: &mut Buffer,
-    record: &mut Record<'_>,
+    record: &mut Record,
     left: &mut Left<'_>,
 ) -> impl Future<Output = Answered> {
     async move {
@@ -40,7 +42,7 @@ pub(super) fn respond(
             let mut head = Buffer::small();
             let read = committed.read_head(&request.named.method, |parsed, framing, connection| {
                 let leads = leads(request, parsed);
-                let rules = rules(leads, framing, unchunk, keep_alive, record.sends);
+                let rules = rules(leads, framing, unchunk, keep_alive, record.trace.sends());
                 write_response(head.as_vec(), parsed, connection, &rules);
                 leads
             });
@@ -49,7 +51,7 @@ pub(super) fn respond(
                 read = read => read,
                 () = &mut *left => {
                     committed.close();
-                    return reply.client_left(record, "waiting for the response");
+                    return reply.client_left(record);
                 }
             };
             let fault = match read {
@@ -64,19 +66,20 @@ pub(super) fn respond(
                         Ok(answering) => Reply::Answering(answering),
                         Err(answered) => {
                             committed.close();
-                            record.finish(&Outcome::ClientLeft("waiting for the response"), 0);
+                            record.finish(&Outcome::ClientLeft, 0);
                             return answered;
                         }
                     };
                     continue;
                 }
                 Ok(read) if read.then == Leads::ToBody => {
-                    record.head(read.status);
+                    record.head(read.status, Phase::Relay);
                     let response = committed.into_response(&read);
                     return finish(core, response, reply, request, head, record, left).await;
                 }
                 Ok(read) if read.then == Leads::ToTunnel => {
-                    record.head(read.status);
+                    record.head(read.status, Phase::Tunnel);
+                    count(|core| &core.tunnels);
                     let response = committed.into_response(&read);
                     return switch(core, response, reply, input, head, record, left).await;
                 }
@@ -138,7 +141,7 @@ fn switch(
     reply: Reply<'_>,
     input: &mut Buffer,
     mut head: Buffer,
-    record: &mut Record<'_>,
+    record: &mut Record,
     left: &mut Left<'_>,
 ) -> impl Future<Output = Answered> {
     let limits = tunnel::Limits {
@@ -153,7 +156,7 @@ fn switch(
             Ok(answering) => answering,
             Err(answered) => {
                 response.conn.close();
-                record.finish(&Outcome::ClientLeft("during the response"), 0);
+                record.finish(&Outcome::ClientLeft, 0);
                 return answered;
             }
         };
@@ -173,7 +176,7 @@ async fn finish(
     reply: Reply<'_>,
     request: &Request,
     mut head: Buffer,
-    record: &mut Record<'_>,
+    record: &mut Record,
     left: &mut Left<'_>,
 ) -> Answered {
     let unchunk = request.version == Version::Http10;
@@ -200,7 +203,7 @@ async fn finish(
         Ok(()) => Outcome::Answered,
         // Where nothing was sent, nobody has seen an answer.
         Err(Aborted::ClientLeft { complete: true }) if answered.sent > 0 => Outcome::Sufficed,
-        Err(Aborted::ClientLeft { .. }) => Outcome::ClientLeft("during the response"),
+        Err(Aborted::ClientLeft { .. }) => Outcome::ClientLeft,
         Err(aborted) => Outcome::Aborted(aborted),
     };
     record.finish(&outcome, answered.sent);
@@ -238,14 +241,14 @@ impl<'c> Reply<'c> {
         })
     }
 
-    fn client_left(self, record: &Record<'_>, phase: &str) -> Answered {
-        record.finish(&Outcome::ClientLeft(phase), 0);
+    fn client_left(self, record: &Record) -> Answered {
+        record.finish(&Outcome::ClientLeft, 0);
         Answered::GONE
     }
 
     /// There is no final response head: told, or where an interim response has gone out, shown by
     /// the end of the connection.
-    async fn fail(self, fault: &Fault, request: &Request, record: &mut Record<'_>) -> Answered {
+    async fn fail(self, fault: &Fault, request: &Request, record: &mut Record) -> Answered {
         match self {
             Self::Unanswered(reply) => {
                 let refusal = match fault {

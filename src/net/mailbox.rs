@@ -1,4 +1,5 @@
-//! Notices from ordinary threads to a core: signals and resolved names. The only way in.
+//! Notices from other threads to a core, and its answers: signals, resolved names, reports. The only
+//! way in and out.
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -11,6 +12,7 @@ use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
 
 use crate::net::sleep;
+use crate::telemetry::report::Report;
 
 /// Between two tries to pass on the wake-up or to hear it, after an error.
 const WAKE_PAUSE: Duration = Duration::from_millis(10);
@@ -18,12 +20,14 @@ const WAKE_PAUSE: Duration = Duration::from_millis(10);
 const WAKE_TRIES_MAX: usize = 100;
 
 /// What a core is told.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Notice {
     /// Accept no more, finish what there is.
     Drain,
     /// The upstream's name has been looked up.
     Resolved(Resolved),
+    /// Say there how things are.
+    Report(Sender<Report>),
 }
 
 /// What looking a name up came to.
@@ -38,26 +42,25 @@ pub enum Resolved {
 }
 
 /// The sending end, for any thread. A byte through a socket wakes the core, the notice itself waits in a queue.
-#[derive(Clone)]
-pub struct Sender {
-    queue: mpsc::Sender<Notice>,
+pub struct Sender<T> {
+    queue: mpsc::Sender<T>,
     wake: Arc<StdUnixStream>,
 }
 
 /// The receiving end, to be opened on its core.
-pub struct Receiver {
-    queue: mpsc::Receiver<Notice>,
+pub struct Receiver<T> {
+    queue: mpsc::Receiver<T>,
     wake: StdUnixStream,
 }
 
 /// The receiving end on its core.
-pub struct Mailbox {
-    queue: mpsc::Receiver<Notice>,
+pub struct Mailbox<T> {
+    queue: mpsc::Receiver<T>,
     wake: UnixStream,
 }
 
 /// A mailbox for one core.
-pub fn mailbox() -> io::Result<(Sender, Receiver)> {
+pub fn mailbox<T>() -> io::Result<(Sender<T>, Receiver<T>)> {
     let (sender, receiver) = mpsc::channel();
     let (wake, woken) = StdUnixStream::pair()?;
     wake.set_nonblocking(true)?;
@@ -73,10 +76,19 @@ pub fn mailbox() -> io::Result<(Sender, Receiver)> {
     Ok((sender, receiver))
 }
 
-impl Sender {
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self {
+            queue: self.queue.clone(),
+            wake: self.wake.clone(),
+        }
+    }
+}
+
+impl<T> Sender<T> {
     /// Leaves a notice. A core that has ended does not hear it.
     #[allow(clippy::disallowed_methods, reason = "who sends is an ordinary thread")]
-    pub fn send(&self, notice: Notice) {
+    pub fn send(&self, notice: T) {
         if self.queue.send(notice).is_err() {
             return;
         }
@@ -92,9 +104,9 @@ impl Sender {
     }
 }
 
-impl Receiver {
+impl<T> Receiver<T> {
     /// Opens the mailbox on the core that will read it.
-    pub fn open(self) -> io::Result<Mailbox> {
+    pub fn open(self) -> io::Result<Mailbox<T>> {
         Ok(Mailbox {
             queue: self.queue,
             wake: UnixStream::from_std(self.wake)?,
@@ -102,9 +114,9 @@ impl Receiver {
     }
 }
 
-impl Mailbox {
+impl<T> Mailbox<T> {
     /// The next notice; `None` when the sender is gone.
-    pub async fn next(&mut self) -> Option<Notice> {
+    pub async fn next(&mut self) -> Option<T> {
         loop {
             if let Ok(notice) = self.queue.try_recv() {
                 return Some(notice);

@@ -18,6 +18,8 @@ pub struct Quota {
     shared: Arc<AtomicU64>,
     own: Cell<u64>,
     portion: u64,
+    /// What is taken on this core.
+    held: Cell<u64>,
 }
 
 impl Quota {
@@ -27,6 +29,7 @@ impl Quota {
             shared: Arc::new(AtomicU64::new(limit)),
             own: Cell::new(0),
             portion: 0,
+            held: Cell::new(0),
         })
     }
 
@@ -41,6 +44,7 @@ impl Quota {
             shared: shared.clone(),
             own: Cell::new(0),
             portion,
+            held: Cell::new(0),
         };
         (0..cores).map(quota).collect()
     }
@@ -68,7 +72,13 @@ impl Quota {
             })
     }
 
+    /// What is taken on this core.
+    pub fn held(&self) -> u64 {
+        self.held.get()
+    }
+
     fn give_back(&self, amount: u64) {
+        self.held.set(self.held.get() - amount);
         let own = self.own.get() + amount;
         if own <= 2 * self.portion {
             self.own.set(own);
@@ -105,6 +115,7 @@ impl Taken {
     pub fn add(&mut self, amount: u64) -> bool {
         let taken = self.quota.take(amount);
         if taken {
+            self.quota.held.set(self.quota.held() + amount);
             self.amount += amount;
         }
         taken

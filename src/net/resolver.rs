@@ -21,7 +21,7 @@ pub type Refresh = mpsc::SyncSender<()>;
 
 /// Starts the thread that looks `host` up, at once, every 30 seconds and when it is asked to, and
 /// tells each of `cores`. An address needs no thread and is told once.
-pub fn start(host: &str, port: u16, cores: Vec<Sender>) -> std::io::Result<Refresh> {
+pub fn start(host: &str, port: u16, cores: Vec<Sender<Notice>>) -> std::io::Result<Refresh> {
     let (refresh, asked) = refresh();
     let host = host.to_owned();
     let tell = move |resolved: Resolved| {

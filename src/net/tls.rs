@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 
 use crate::net::buffer::{Buffer, LARGE_BYTES};
 use crate::net::tcp::Tcp;
@@ -119,6 +119,11 @@ impl Tls {
         }
         tls.flush(stall).await?;
         Ok(tls)
+    }
+
+    /// Whether the session goes on from one before.
+    pub fn is_resumed(&self) -> bool {
+        self.session.borrow().handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// The connection below.

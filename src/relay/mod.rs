@@ -33,6 +33,11 @@ thread_local! {
     static DRAINS: Rc<Quota> = Quota::of_core(DRAINS_MAX);
 }
 
+/// Responses of this core that are followed for clients that have left.
+pub fn drains() -> u64 {
+    DRAINS.with(|drains| drains.held())
+}
+
 /// A response body on its way.
 pub struct Relay {
     response: Response,

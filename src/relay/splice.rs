@@ -6,6 +6,7 @@ use crate::net::select;
 use crate::net::splice::Pipe;
 use crate::net::tcp::Tcp;
 use crate::relay::{Aborted, Relay, client_error};
+use crate::telemetry::counters::add;
 
 impl Relay {
     /// Whether the bytes to come are many, and plain on both sides.
@@ -64,6 +65,8 @@ impl Relay {
         while pipe.held() > 0 {
             if let Some(count) = pipe.drain(to).map_err(|error| client_error(&error))? {
                 answering.count(count as u64);
+                add(count as u64, |core| &core.response_bytes);
+                add(count as u64, |core| &core.spliced_bytes);
                 continue;
             }
             let stall = Deadline::after(answering.stall());

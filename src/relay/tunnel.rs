@@ -16,6 +16,7 @@ use crate::net::stream::Stream;
 use crate::net::tcp::Tcp;
 use crate::net::{Instant, select, sleep};
 use crate::relay::YIELD_BYTES;
+use crate::telemetry::counters::add;
 use crate::upstream::connection::Connection;
 
 /// How long a tunnel may rest of which one side has said that it sends nothing more. The other may
@@ -342,6 +343,10 @@ impl<'t> Flow<'t> {
     async fn moved(&self, count: u64) -> Ended {
         self.moved.set(Instant::now());
         self.bytes.set(self.bytes.get() + count);
+        add(count, |core| match self.to.side() {
+            Side::Client => &core.response_bytes,
+            Side::Upstream => &core.request_bytes,
+        });
         self.since_yield.set(self.since_yield.get() + count);
         if self.since_yield.get() >= YIELD_BYTES {
             self.since_yield.set(0);

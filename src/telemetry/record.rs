@@ -1,13 +1,19 @@
-//! One exchange as its log lines tell it: one line when it ends, one for each failed attempt.
+//! One exchange as it is told: a log line when it ends, one for each failed attempt, and numbers.
 //!
 //! Nothing here is secret: no field values, no query, no body.
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt::{self, Display};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use std::time::{Duration, Instant};
+use crate::telemetry::counters::{count, observe};
+use crate::telemetry::live::{Mischief, remember};
+use crate::telemetry::trace::Trace;
+use crate::telemetry::words::{Cause, Delivery, Ending, Phase};
 
 /// Ids of one core: unlike those of other cores and other runs, and in order.
 pub struct Ids {
@@ -40,19 +46,70 @@ impl Display for Id {
     }
 }
 
+/// A request as it is told.
+pub struct Named {
+    /// The method.
+    pub method: Cow<'static, str>,
+    /// The path of its target, without the query, and not all of a very long one.
+    pub path: String,
+}
+
 /// What is known of an exchange so far.
-pub struct Record<'r> {
+pub struct Record {
     /// The id in the log lines and in `x-request-id`.
     pub id: Id,
-    /// How often the request was sent.
-    pub sends: u32,
     /// The status that the client was told.
     pub status: Option<u16>,
-    method: &'r str,
-    path: &'r str,
+    /// What its attempts come through.
+    pub trace: Trace,
+    named: Rc<Named>,
     started: Instant,
     request_bytes: u64,
     header_time: Option<Duration>,
+    last: Option<Then>,
+}
+
+/// What comes of a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Another one.
+    Again,
+    /// None: it was the last.
+    Exhausted,
+    /// None: it would only fail again.
+    Hopeless,
+    /// None: the retry budget is used up.
+    Denied,
+}
+
+impl Then {
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Again => "sent again",
+            Self::Exhausted => "given up: it was the last attempt",
+            Self::Hopeless => "given up: it would only fail again",
+            Self::Denied => "given up: the retry budget is used up",
+        }
+    }
+
+    /// What client and log are told where another attempt would have been possible.
+    pub fn denial(self) -> Option<&'static str> {
+        (self == Self::Denied).then_some(
+            "not tried again: the retry budget of the last 60 s is used up (RETRY_BUDGET_PERCENT)",
+        )
+    }
+}
+
+/// A failed attempt.
+pub struct Failed<'f> {
+    /// Why, as a word.
+    pub cause: Cause,
+    /// Why, in a sentence.
+    pub text: &'f dyn Display,
+    /// How far the request came.
+    pub delivery: Delivery,
+    /// What comes of it.
+    pub then: Then,
 }
 
 /// How an exchange ended.
@@ -64,26 +121,27 @@ pub enum Outcome<'a> {
     Sufficed,
     /// We answered ourselves; the code.
     Refused(&'a str),
-    /// The client left; in which phase.
-    ClientLeft(&'a str),
+    /// The client left, in the phase that the exchange is at.
+    ClientLeft,
     /// The connection became a tunnel, which has ended; how.
     Tunnelled(&'a dyn Display),
     /// The response was broken off; why.
     Aborted(&'a dyn Display),
 }
 
-impl<'r> Record<'r> {
-    /// An exchange that begins now. `path` without its query.
-    pub fn new(ids: &Ids, method: &'r str, path: &'r str) -> Self {
+impl Record {
+    /// An exchange that begins now.
+    pub fn new(ids: &Ids, named: Rc<Named>) -> Self {
+        let (id, started) = (ids.next(), Instant::now());
         Self {
-            id: ids.next(),
-            sends: 0,
+            id,
             status: None,
-            method,
-            path,
-            started: Instant::now(),
+            trace: Trace::new(id, named.clone(), started),
+            named,
+            started,
             request_bytes: 0,
             header_time: None,
+            last: None,
         }
     }
 
@@ -92,52 +150,110 @@ impl<'r> Record<'r> {
         self.request_bytes += bytes;
     }
 
-    /// The final response head has come.
-    pub fn head(&mut self, status: u16) {
+    /// The final response head has come, and `phase` follows.
+    pub fn head(&mut self, status: u16, phase: Phase) {
         self.status = Some(status);
-        self.header_time = Some(self.started.elapsed());
+        let now = self.trace.answered(phase);
+        self.header_time = Some(now - self.started);
+        self.tell_attempt("answered");
     }
 
     /// An attempt has failed.
-    pub fn attempt_failed(
-        &self,
-        attempt: u32,
-        phase: &str,
-        took: Duration,
-        cause: &dyn Display,
-        again: bool,
-    ) {
+    pub fn attempt_failed(&mut self, failed: &Failed<'_>) {
+        let Failed {
+            cause,
+            text,
+            delivery,
+            then,
+        } = *failed;
+        let attempt = self.trace.attempt();
+        let took = self.trace.failed(cause, delivery);
+        self.last = Some(then);
         warn!(
-            id = %self.id, method = %self.method, path = %self.path, attempt, phase,
-            ms = millis(took), %cause, again, "attempt failed"
+            id = %self.id, method = %self.named.method, path = %self.named.path, attempt,
+            phase = cause.phase().name(), failure = cause.name(), delivery = delivery.name(),
+            ms = millis(took), cause = %text, again = then == Then::Again, reason = then.denial(),
+            "attempt failed"
         );
+        if then == Then::Denied {
+            count(|core| &core.replays_denied);
+        }
+        self.tell_attempt(cause.name());
+        let mischief = Mischief {
+            attempt: Some((attempt, delivery.name())),
+            phase: cause.phase(),
+            cause: text,
+            then: then.in_words(),
+        };
+        remember(self.id, &self.named, mischief);
     }
 
     /// A reused connection turned out to be closed: no attempt is used up.
-    pub fn stale_connection(&self, cause: &dyn Display) {
-        debug!(id = %self.id, %cause, "stale connection, sent again on a fresh one");
+    pub fn stale_connection(&mut self, cause: &dyn Display, delivery: Delivery) {
+        count(|core| &core.pool_stale);
+        self.trace.stale(delivery);
+        debug!(id = %self.id, %cause, delivery = delivery.name(), "stale connection, sent again on a fresh one");
+    }
+
+    /// The phases of an attempt, for who wants to know.
+    fn tell_attempt(&self, end: &str) {
+        let times = self.trace.times();
+        debug!(
+            id = %self.id, attempt = self.trace.attempt(), reused = self.trace.reused(),
+            connect_ms = times.connect.map(millis), tls_ms = times.tls.map(millis),
+            send_ms = times.send.map(millis), header_ms = times.header.map(millis), end, "attempt"
+        );
     }
 
     /// The exchange has ended, with `response_bytes` written to the client.
     pub fn finish(&self, outcome: &Outcome<'_>, response_bytes: u64) {
-        let answered = match self.sends {
-            ..=1 => "answered",
-            _ => "rescued",
+        let well = |ending| match self.trace.has_failed() {
+            true => Ending::Rescued,
+            false => ending,
         };
-        let (outcome, detail): (&str, Option<&dyn Display>) = match outcome {
-            Outcome::Answered => (answered, None),
-            Outcome::Sufficed => (answered, Some(&"the client closed just before the end")),
-            Outcome::Refused(code) => ("refused", Some(code)),
-            Outcome::ClientLeft(phase) => ("client left", Some(phase)),
-            Outcome::Tunnelled(end) => ("tunnelled", Some(*end)),
-            Outcome::Aborted(cause) => ("aborted", Some(*cause)),
+        let phase = self.trace.phase();
+        let left_while = match phase {
+            Phase::Receiving => "sending its request",
+            Phase::Relay | Phase::Tunnel => "during the response",
+            _ => "waiting for the response",
         };
+        let (ending, detail): (_, Option<&dyn Display>) = match outcome {
+            Outcome::Answered => (well(Ending::Answered), None),
+            Outcome::Sufficed => {
+                let detail: &dyn Display = &"the client closed just before the end";
+                (well(Ending::Answered), Some(detail))
+            }
+            Outcome::Refused(code) if self.last == Some(Then::Exhausted) => {
+                (Ending::Exhausted, Some(code))
+            }
+            Outcome::Refused(code) => (Ending::Refused, Some(code)),
+            Outcome::ClientLeft => (Ending::ClientLeft, Some(&left_while)),
+            Outcome::Tunnelled(end) => (well(Ending::Tunnelled), Some(*end)),
+            Outcome::Aborted(cause) => (Ending::Aborted, Some(*cause)),
+        };
+        let took = self.started.elapsed();
+        count(|core| &core.exchanges[ending as usize]);
+        observe(took, |core| &core.exchange_time);
+        match outcome {
+            Outcome::Refused(code) => count(|core| core.refusals(code)),
+            Outcome::ClientLeft => count(|core| &core.clients_left[phase as usize]),
+            Outcome::Aborted(cause) => {
+                let mischief = Mischief {
+                    attempt: None,
+                    phase,
+                    cause: *cause,
+                    then: "the response was broken off",
+                };
+                remember(self.id, &self.named, mischief);
+            }
+            _ => (),
+        }
         info!(
-            id = %self.id, method = %self.method, path = %self.path,
-            status = self.status, attempts = self.sends,
+            id = %self.id, method = %self.named.method, path = %self.named.path,
+            status = self.status, attempts = self.trace.sends(),
             request_bytes = self.request_bytes, response_bytes,
-            header_ms = self.header_time.map(millis), total_ms = millis(self.started.elapsed()),
-            outcome, detail = detail.map(tracing::field::display), "exchange"
+            header_ms = self.header_time.map(millis), total_ms = millis(took),
+            outcome = ending.name(), detail = detail.map(tracing::field::display), "exchange"
         );
     }
 }

@@ -8,11 +8,11 @@
 //! A request that drew no response byte can be sent again:
 //!
 //! ```
+//! # use codex_reset_proxy::telemetry::trace::Trace;
 //! # use codex_reset_proxy::upstream::{attempt::Limits, connection::Upstream, request::Replayable};
-//! # async fn f(request: Replayable, upstream: &Upstream, limits: Limits) {
-//! let mut sends = 0;
-//! if let Err(failed) = request.attempt(upstream, false, limits, &mut sends).await {
-//!     let _ = failed.into_request().attempt(upstream, true, limits, &mut sends).await;
+//! # async fn f(request: Replayable, upstream: &Upstream, limits: Limits, trace: &Trace) {
+//! if let Err(failed) = request.attempt(upstream, false, limits, trace).await {
+//!     let _ = failed.into_request().attempt(upstream, true, limits, trace).await;
 //! }
 //! # }
 //! ```
@@ -20,11 +20,11 @@
 //! One that drew a response byte cannot:
 //!
 //! ```compile_fail,E0382
+//! # use codex_reset_proxy::telemetry::trace::Trace;
 //! # use codex_reset_proxy::upstream::{attempt::Limits, connection::Upstream, request::Replayable};
-//! # async fn f(request: Replayable, upstream: &Upstream, limits: Limits) {
-//! let mut sends = 0;
-//! if let Ok(committed) = request.attempt(upstream, false, limits, &mut sends).await {
-//!     let _ = request.attempt(upstream, true, limits, &mut sends).await; // error: use of moved value
+//! # async fn f(request: Replayable, upstream: &Upstream, limits: Limits, trace: &Trace) {
+//! if let Ok(committed) = request.attempt(upstream, false, limits, trace).await {
+//!     let _ = request.attempt(upstream, true, limits, trace).await; // error: use of moved value
 //! }
 //! # }
 //! ```
@@ -32,9 +32,10 @@
 //! Nothing outside this module can make a `Failed`, and so get a request back out of an answer:
 //!
 //! ```compile_fail,E0451
+//! # use codex_reset_proxy::telemetry::words::Delivery;
 //! # use codex_reset_proxy::upstream::{attempt::Failed, failure::Failure, request::Replayable};
-//! # fn f(request: Replayable) {
-//! let _ = Failed { failure: Failure::Closed, request, stale: false }; // error: private
+//! # fn f(request: Replayable, delivery: Delivery) {
+//! let _ = Failed { failure: Failure::Closed, request, stale: false, delivery }; // error: private
 //! # }
 //! ```
 use std::cell::Cell;
@@ -55,6 +56,9 @@ use crate::net::deadline::Deadline;
 use crate::net::stream::Stream;
 use crate::net::tcp::Tcp;
 use crate::net::{JoinHandle, select, spawn};
+use crate::telemetry::counters::count;
+use crate::telemetry::trace::Trace;
+use crate::telemetry::words::{Delivery, Phase};
 use crate::upstream::connection::{Connection, Upstream};
 use crate::upstream::failure::Failure;
 use crate::upstream::request::Replayable;
@@ -79,6 +83,7 @@ pub struct Failed {
     failure: Failure,
     request: Replayable,
     stale: bool,
+    delivery: Delivery,
 }
 
 impl Failed {
@@ -90,6 +95,11 @@ impl Failed {
     /// Whether the connection was a reused one that the upstream had closed: not its failure.
     pub fn was_stale(&self) -> bool {
         self.stale
+    }
+
+    /// How far the request came.
+    pub fn delivery(&self) -> Delivery {
+        self.delivery
     }
 
     /// Why, when that is all that is left.
@@ -154,7 +164,7 @@ impl Sending {
 
 impl Replayable {
     /// Sends the request once and waits until the upstream answers with at least one byte; `fresh`
-    /// on a brand-new connection. `sends` counts the connections it is put on: not one that turns
+    /// on a brand-new connection. `trace` counts the connections it is put on: not one that turns
     /// out to have ended before the first byte.
     ///
     /// Dropping the future closes the connection: the request counts as sent and is gone.
@@ -167,15 +177,20 @@ impl Replayable {
         upstream: &Upstream,
         fresh: bool,
         limits: Limits,
-        sends: &mut u32,
+        trace: &Trace,
     ) -> impl Future<Output = Result<Committed, Failed>> {
         async move {
-            let conn = match upstream.connection(fresh).await {
+            let conn = match upstream.connection(fresh, trace).await {
                 Ok(conn) => conn,
-                Err(failure) => return Err(self.failed(failure, false)),
+                Err(failure) => return Err(self.failed(failure, false, Delivery::NotSent)),
             };
-            let sent = self.send(&conn.stream, &limits, sends).await;
+            let sends = trace.sends();
+            trace.connected(conn.reused);
+            let sent = self.send(&conn.stream, &limits, trace).await;
             if let Ok(Some(1..)) = sent.read {
+                if !matches!(&sent.sending, Ok(sending) if sending.is_done()) {
+                    count(|core| &core.early_answers);
+                }
                 return Ok(Committed {
                     conn,
                     received: sent.received,
@@ -192,7 +207,11 @@ impl Replayable {
                 upstream.avoid(conn.addr, matches!(failure, Failure::HeaderTimeout(..)));
             }
             conn.close();
-            Err(self.failed(failure, stale))
+            let delivery = match trace.sends() == sends {
+                true => Delivery::NotSent,
+                false => Delivery::Acked,
+            };
+            Err(self.failed(failure, stale, delivery))
         }
     }
 
@@ -200,26 +219,24 @@ impl Replayable {
     /// request, and that answer commits. Whether a byte came is said by a read alone, the last one
     /// after the deadline has passed: never by a timer, never by a failed write. No read is ever
     /// under way that could take a byte unseen: what is waited for is that there is something to read.
-    async fn send(&self, stream: &Rc<Stream>, limits: &Limits, sends: &mut u32) -> Sent {
+    async fn send(&self, stream: &Rc<Stream>, limits: &Limits, trace: &Trace) -> Sent {
         let mut received = Buffer::empty();
         let mut deadline = Deadline::NEVER;
-        let (start, guard) = start(self, stream, limits.write);
-        if matches!(start, Start::Ended(Ok(())) | Start::Going(_)) {
-            *sends += 1;
-        }
+        let (start, guard) = start(self, stream, limits.write, trace);
         // What ends or speaks before it was sent anything is not sent anything any more.
         let begun = Cell::new(!matches!(start, Start::OneBlock));
         let mut readable = pin!(stream.readable());
         let mut write = pin!(async {
-            match start {
+            let written = match start {
                 Start::OneBlock => {
                     begun.set(true);
-                    *sends += 1;
+                    trace.sent();
                     stream.write(&self.first, limits.write).await
                 }
                 Start::Ended(result) => result,
                 Start::Going(task) => task.await,
-            }
+            };
+            written.inspect(|()| trace.enter(Phase::Header))
         });
         let mut written = None;
         let mut expiry = pin!(deadline.passed());
@@ -271,11 +288,12 @@ impl Replayable {
         }
     }
 
-    fn failed(self, failure: Failure, stale: bool) -> Failed {
+    fn failed(self, failure: Failure, stale: bool, delivery: Delivery) -> Failed {
         Failed {
             failure,
             request: self,
             stale,
+            delivery,
         }
     }
 }
@@ -318,13 +336,21 @@ fn failure(
 /// Starts to send a request. Of several blocks what the socket takes goes at once, while it is in the
 /// processor's cache. The rest is sent by a task of its own, which goes on when the answer begins
 /// before it is all sent.
-fn start(request: &Replayable, stream: &Rc<Stream>, stall: Duration) -> (Start, Option<Guard>) {
+fn start(
+    request: &Replayable,
+    stream: &Rc<Stream>,
+    stall: Duration,
+    trace: &Trace,
+) -> (Start, Option<Guard>) {
     if request.rest.is_empty() {
         return (Start::OneBlock, None);
     }
     let blocks = once(&request.first).chain(&request.rest);
     let mut blocks: VecDeque<Bytes> = blocks.cloned().collect();
     let begun = stream.try_write(&mut blocks);
+    if begun.is_ok() {
+        trace.sent();
+    }
     if begun.is_err() || blocks.is_empty() {
         return (Start::Ended(begun), None);
     }
@@ -414,6 +440,7 @@ mod tests {
     use super::*;
     use crate::net::driver;
     use crate::net::quota::{Quota, Taken};
+    use crate::telemetry::record::{Ids, Named, Record};
 
     const SECOND: Duration = Duration::from_secs(1);
     const LIMITS: Limits = Limits {
@@ -426,6 +453,14 @@ mod tests {
         let (family, flags) = (AddressFamily::UNIX, SocketFlags::NONBLOCK);
         let (ours, theirs) = socketpair(family, SocketType::STREAM, flags, None).expect("a pair");
         (Tcp::new(ours).expect("a socket"), theirs)
+    }
+
+    fn record() -> Record {
+        let named = Named {
+            method: "GET".into(),
+            path: "/".to_owned(),
+        };
+        Record::new(&Ids::default(), Rc::new(named))
     }
 
     #[test]
@@ -447,13 +482,14 @@ mod tests {
                 let block = Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n");
                 let taken = Taken::nothing(&Quota::of_core(0));
                 let request = Replayable::new((block, Vec::new(), taken), true);
-                let (stream, mut sends) = (Rc::new(Stream::Plain(tcp)), 0);
-                let sent = request.send(&stream, &LIMITS, &mut sends).await;
+                let stream = Rc::new(Stream::Plain(tcp));
+                let trace = &record().trace;
+                let sent = request.send(&stream, &LIMITS, trace).await;
                 assert!(matches!(sent.read, Ok(Some(count)) if count == words.len()));
                 assert!(matches!(sent.sending, Ok(Sending::Broken(false))));
                 let unsent = recv(&theirs, &mut [0; 64], RecvFlags::DONTWAIT);
                 assert_eq!(
-                    (sends, unsent.map(|(count, _)| count)),
+                    (trace.sends(), unsent.map(|(count, _)| count)),
                     (0, Err(Errno::AGAIN))
                 );
             }

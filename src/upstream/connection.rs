@@ -13,6 +13,9 @@ use crate::net::resolver::Addresses;
 use crate::net::stream::Stream;
 use crate::net::tcp::Tcp;
 use crate::net::tls::{Tls, TlsSettings};
+use crate::telemetry::counters::count;
+use crate::telemetry::trace::Trace;
+use crate::telemetry::words::Phase;
 use crate::upstream::failure::Failure;
 use crate::upstream::pool::Pool;
 
@@ -81,10 +84,16 @@ impl Upstream {
         self.pool.tidy();
     }
 
+    /// How many idle connections there are.
+    pub fn idle(&self) -> usize {
+        self.pool.len()
+    }
+
     /// A connection for one attempt; `fresh`: a brand-new one.
-    pub async fn connection(&self, fresh: bool) -> Result<Connection, Failure> {
+    pub async fn connection(&self, fresh: bool, trace: &Trace) -> Result<Connection, Failure> {
         let permit = self.permit().await?;
         if !fresh && let Some(idle) = self.pool.take() {
+            count(|core| &core.pool_hits);
             return Ok(Connection {
                 stream: idle.stream,
                 addr: idle.addr,
@@ -92,11 +101,16 @@ impl Upstream {
                 _permit: permit,
             });
         }
+        if !fresh {
+            count(|core| &core.pool_misses);
+        }
         self.make_room();
         let limit = self.config.attempts.connect_timeout;
         let deadline = Deadline::after(limit);
         // Boxed: connecting is rare, and its state is large beside that of an exchange.
-        let connected = deadline.limit(Box::pin(self.connect(deadline))).await;
+        let connected = deadline
+            .limit(Box::pin(self.connect(deadline, trace)))
+            .await;
         let connected = connected.unwrap_or(Err(Failure::ConnectTimeout(limit)));
         if connected.is_err() {
             self.addresses.refresh();
@@ -152,7 +166,12 @@ impl Upstream {
     }
 
     /// Tries the addresses in turn; each gets its share of the time that is left.
-    async fn connect(&self, deadline: Deadline) -> Result<(Stream, SocketAddr), Failure> {
+    async fn connect(
+        &self,
+        deadline: Deadline,
+        trace: &Trace,
+    ) -> Result<(Stream, SocketAddr), Failure> {
+        trace.enter(Phase::Resolve);
         let addresses = match self.addresses.get().await {
             Resolved::Addresses(addresses) => addresses,
             Resolved::NoSuchName(reason) => return Err(Failure::NoSuchName(reason.to_string())),
@@ -164,7 +183,10 @@ impl Upstream {
             let addr = addresses[(first + turn) % addresses.len()];
             let turns_left = u32::try_from(addresses.len() - turn).unwrap_or(u32::MAX);
             let share = deadline.left().map(|left| left / turns_left);
-            match Deadline::after_if(share).limit(self.connect_to(addr)).await {
+            match Deadline::after_if(share)
+                .limit(self.connect_to(addr, trace))
+                .await
+            {
                 Ok(Ok(stream)) => return Ok((stream, addr)),
                 Ok(Err(error)) => failure = error,
                 Err(_) => (),
@@ -177,18 +199,26 @@ impl Upstream {
         Err(failure)
     }
 
-    async fn connect_to(&self, addr: SocketAddr) -> Result<Stream, Failure> {
+    async fn connect_to(&self, addr: SocketAddr, trace: &Trace) -> Result<Stream, Failure> {
         let stall = self.config.attempts.write_timeout;
         let user_timeout = stall.max(USER_TIMEOUT_MIN);
-        let tcp = Tcp::connect(addr, user_timeout)
-            .await
-            .map_err(Failure::Connect)?;
-        match &self.tls {
-            None => Ok(Stream::Plain(tcp)),
-            Some(settings) => {
-                let tls = Tls::handshake(tcp, settings, stall).await;
-                Ok(Stream::Tls(Box::new(tls.map_err(Failure::Handshake)?)))
-            }
-        }
+        trace.enter(Phase::Connect);
+        let tcp = Tcp::connect(addr, user_timeout).await;
+        count(|core| match &tcp {
+            Ok(_) => &core.connects,
+            Err(_) => &core.connects_failed,
+        });
+        let tcp = tcp.map_err(Failure::Connect)?;
+        let Some(settings) = &self.tls else {
+            return Ok(Stream::Plain(tcp));
+        };
+        trace.enter(Phase::Tls);
+        let tls = Tls::handshake(tcp, settings, stall).await;
+        count(|core| match &tls {
+            Ok(tls) if tls.is_resumed() => &core.handshakes_resumed,
+            Ok(_) => &core.handshakes_full,
+            Err(_) => &core.handshakes_failed,
+        });
+        Ok(Stream::Tls(Box::new(tls.map_err(Failure::Handshake)?)))
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::net::tls::is_certificate_error;
 use crate::refusal::Refusal;
+use crate::telemetry::record::Then;
+use crate::telemetry::words::Cause;
 
 /// Each variant is a cause that a person would tell apart.
 #[derive(Debug)]
@@ -34,15 +36,20 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The phase it happened in, for the log.
-    pub fn phase(&self) -> &'static str {
+    /// As a word, for logs and metrics.
+    pub fn cause(&self) -> Cause {
         match self {
-            Self::PoolTimeout(_) => "pool",
-            Self::NoSuchName(_) | Self::Resolve(_) => "resolve",
-            Self::ConnectTimeout(_) | Self::Connect(_) => "connect",
-            Self::Handshake(_) => "tls",
-            Self::WriteTimeout(_) | Self::Write(_) => "send",
-            Self::HeaderTimeout(..) | Self::Closed | Self::Read(_) => "header",
+            Self::PoolTimeout(_) => Cause::PoolTimeout,
+            Self::NoSuchName(_) => Cause::NoSuchName,
+            Self::Resolve(_) => Cause::ResolveFailed,
+            Self::ConnectTimeout(_) => Cause::ConnectTimeout,
+            Self::Connect(_) => Cause::ConnectFailed,
+            Self::Handshake(_) => Cause::TlsFailed,
+            Self::WriteTimeout(_) => Cause::WriteTimeout,
+            Self::Write(_) => Cause::WriteFailed,
+            Self::HeaderTimeout(..) => Cause::HeaderTimeout,
+            Self::Closed => Cause::Closed,
+            Self::Read(_) => Cause::ReadFailed,
         }
     }
 
@@ -111,17 +118,17 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What the client is told after the last of `sends` sendings; `denied`: why there was not another,
-/// although there could have been.
-pub fn refusal(failure: &Failure, sends: u32, denied: Option<&dyn fmt::Display>) -> Refusal {
+/// What the client is told after the last of `sends` sendings.
+pub fn refusal(failure: &Failure, sends: u32, then: Then) -> Refusal {
     let times = match sends {
         0 => "nothing was sent".to_owned(),
         1 => "sent once".to_owned(),
         sends => format!("sent {sends} times"),
     };
     let mut message = format!("{failure}; {times}");
-    if let Some(denied) = denied {
-        message.push_str(&format!("; {denied}"));
+    if let Some(reason) = then.denial() {
+        message.push_str("; ");
+        message.push_str(reason);
     }
     match failure {
         Failure::HeaderTimeout(..) => Refusal::HeaderTimeout(message),

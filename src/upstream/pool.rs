@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::net::Instant;
 use crate::net::stream::Stream;
+use crate::telemetry::counters::count;
 
 /// Idle connections kept by a core.
 const IDLE_MAX: usize = 1024;
@@ -38,6 +39,9 @@ impl Pool {
             let idle = self.idle.borrow_mut().pop_back()?;
             if self.is_good(&idle) {
                 return Some(idle);
+            }
+            if self.is_young(&idle) {
+                count(|core| &core.pool_stale);
             }
         }
     }
@@ -76,6 +80,10 @@ impl Pool {
     }
 
     fn is_good(&self, idle: &Idle) -> bool {
-        idle.since.elapsed() < self.idle_timeout && idle.stream.is_quiet()
+        self.is_young(idle) && idle.stream.is_quiet()
+    }
+
+    fn is_young(&self, idle: &Idle) -> bool {
+        idle.since.elapsed() < self.idle_timeout
     }
 }

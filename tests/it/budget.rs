@@ -31,7 +31,7 @@ fn assert_denied(response: &Response, status: u16, code: &str) {
     response.assert_refusal(status, code);
     assert_eq!(response.attempts(), Some(1));
     let text = response.text();
-    let told = "; sent once; not tried again, the retry budget of the last 60 s is used up (RETRY_BUDGET_PERCENT)";
+    let told = "; sent once; not tried again: the retry budget of the last 60 s is used up (RETRY_BUDGET_PERCENT)";
     assert!(text.contains(told), "{text}");
 }
 
@@ -69,7 +69,10 @@ fn with_a_budget_the_floor_and_the_share_are_sent_again_and_the_rest_are_told() 
     };
     let failed = "attempt failed";
     assert_eq!(lines(&[failed, "attempt=1", "again=true"]), 5);
-    assert_eq!(lines(&[failed, "attempt=1", "again=false", SETTING]), 5);
+    assert_eq!(
+        lines(&[failed, "attempt=1", "again=false", "reason=", SETTING]),
+        5
+    );
     assert_eq!(lines(&[failed, "attempt=2", "again=false"]), 5);
     assert_eq!(lines(&[SETTING]), 5);
     assert_eq!(lines(&["attempts=1", "outcome=\"refused\""]), 5);
@@ -149,7 +152,7 @@ fn every_attempt_after_the_first_is_a_replay() {
     response.assert_refusal(502, "upstream_request_error");
     assert_eq!(response.attempts(), Some(4));
     let text = response.text();
-    assert!(text.contains("sent 4 times; not tried again"), "{text}");
+    assert!(text.contains("sent 4 times; not tried again: "), "{text}");
 }
 
 #[test]

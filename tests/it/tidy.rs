@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["main", "cli"],
     &["worker"],
-    &["exchange"],
+    &["exchange", "admin"],
     &["relay"],
     &["downstream", "upstream"],
     &["refusal"],
-    &["net", "telemetry"],
+    &["net"],
+    &["telemetry"],
     &["http1", "config"],
 ];
 const FILE_LINES_MAX: usize = 500;

@@ -1,0 +1,40 @@
+//! What does not change while the process runs.
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use crate::config::Config;
+
+/// The process, to who asks what runs here.
+pub struct About {
+    /// Of the package.
+    pub version: &'static str,
+    /// What the cores run on: `io_uring`, `epoll`, or both.
+    pub driver: String,
+    /// How many there are.
+    pub workers: usize,
+    /// Where clients come in.
+    pub listen: SocketAddr,
+    /// Where their requests go: scheme, authority and path.
+    pub upstream: String,
+    /// When the process started.
+    pub started: SystemTime,
+    /// Every setting as it takes effect, secrets masked.
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl About {
+    /// A process that has just started.
+    pub fn new(config: &Config, listen: SocketAddr, driver: String) -> Self {
+        let upstream = &config.upstream;
+        let scheme = if upstream.tls { "https" } else { "http" };
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            driver,
+            workers: config.workers,
+            listen,
+            upstream: format!("{scheme}://{}{}", upstream.authority, upstream.path),
+            started: SystemTime::now(),
+            settings: config.effective(),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The exchanges of a core that are going on, and what went wrong last.
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt::Display;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use slab::Slab;
+
+use crate::telemetry::record::{Id, Named};
+use crate::telemetry::words::Phase;
+
+/// Exchanges that a look at a core tells one by one; the others are only counted.
+pub(super) const TOLD_MAX: usize = 50;
+/// Mishaps that a core remembers.
+pub(super) const MISHAPS_MAX: usize = 20;
+
+thread_local! {
+    static LIVE: RefCell<Slab<Entry>> = const { RefCell::new(Slab::new()) };
+    static MISHAPS: RefCell<VecDeque<Mishap>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// What is known of an exchange that is going on.
+struct Entry {
+    id: Id,
+    named: Rc<Named>,
+    since: Instant,
+    phase: Phase,
+    attempt: u32,
+}
+
+/// A place among the exchanges that are going on; left when dropped.
+pub(super) struct Place(usize);
+
+impl Place {
+    pub(super) fn take(id: Id, named: Rc<Named>, since: Instant) -> Self {
+        let entry = Entry {
+            id,
+            named,
+            since,
+            phase: Phase::Receiving,
+            attempt: 0,
+        };
+        Self(LIVE.with_borrow_mut(|live| live.insert(entry)))
+    }
+
+    pub(super) fn enter(&self, phase: Phase, attempt: u32) {
+        LIVE.with_borrow_mut(|live| {
+            let entry = &mut live[self.0];
+            entry.phase = phase;
+            entry.attempt = attempt;
+        });
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // At the end of a thread there may be nothing left to leave.
+        let _ = LIVE.try_with(|live| live.borrow_mut().try_remove(self.0));
+    }
+}
+
+/// The exchanges of a core that are going on.
+pub struct Live {
+    /// How many there are at each phase.
+    pub phases: [u64; Phase::NAMES.len()],
+    /// The oldest of them, oldest first.
+    pub oldest: Vec<Going>,
+}
+
+/// One exchange that is going on.
+#[derive(Clone)]
+pub struct Going {
+    /// Its id, as in the log.
+    pub id: String,
+    /// Its method.
+    pub method: String,
+    /// Its path, without the query.
+    pub path: String,
+    /// What it is at.
+    pub phase: Phase,
+    /// The number of its attempt; 0 before the first.
+    pub attempt: u32,
+    /// Since the end of its request's head.
+    pub age: Duration,
+}
+
+/// What this core is at.
+pub fn look() -> Live {
+    LIVE.with_borrow(|live| {
+        let mut phases = [0; Phase::NAMES.len()];
+        let mut entries: Vec<_> = live.iter().map(|(_, entry)| entry).collect();
+        for entry in &entries {
+            phases[entry.phase as usize] += 1;
+        }
+        if entries.len() > TOLD_MAX {
+            entries.select_nth_unstable_by_key(TOLD_MAX, |entry| entry.since);
+            entries.truncate(TOLD_MAX);
+        }
+        entries.sort_unstable_by_key(|entry| entry.since);
+        let going = |entry: &Entry| Going {
+            id: entry.id.to_string(),
+            method: entry.named.method.to_string(),
+            path: entry.named.path.clone(),
+            phase: entry.phase,
+            attempt: entry.attempt,
+            age: entry.since.elapsed(),
+        };
+        Live {
+            phases,
+            oldest: entries.into_iter().map(going).collect(),
+        }
+    })
+}
+
+/// Something that went wrong.
+#[derive(Clone)]
+pub struct Mishap {
+    /// When.
+    pub at: SystemTime,
+    /// The exchange's id, as in the log.
+    pub id: String,
+    /// Its method.
+    pub method: String,
+    /// Its path, without the query.
+    pub path: String,
+    /// The attempt that failed, and how far its request came; `None` where a response was broken off.
+    pub attempt: Option<(u32, &'static str)>,
+    /// What it was at.
+    pub phase: Phase,
+    /// Why, in a sentence.
+    pub cause: String,
+    /// What came of it, in a few words.
+    pub then: &'static str,
+}
+
+pub(super) fn remember(id: Id, named: &Named, what: Mischief<'_>) {
+    let mishap = Mishap {
+        at: SystemTime::now(),
+        id: id.to_string(),
+        method: named.method.to_string(),
+        path: named.path.clone(),
+        attempt: what.attempt,
+        phase: what.phase,
+        cause: what.cause.to_string(),
+        then: what.then,
+    };
+    MISHAPS.with_borrow_mut(|mishaps| {
+        if mishaps.len() == MISHAPS_MAX {
+            mishaps.pop_front();
+        }
+        mishaps.push_back(mishap);
+    });
+}
+
+/// What there is to remember beside whose it was.
+pub(super) struct Mischief<'m> {
+    pub(super) attempt: Option<(u32, &'static str)>,
+    pub(super) phase: Phase,
+    pub(super) cause: &'m dyn Display,
+    pub(super) then: &'static str,
+}
+
+/// What went wrong last on this core, the latest last.
+pub fn mishaps() -> Vec<Mishap> {
+    MISHAPS.with_borrow(|mishaps| mishaps.iter().cloned().collect())
+}

@@ -1,0 +1,174 @@
+//! The phases that an exchange goes through, timed, and how far its request has come.
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::telemetry::counters::{count, observe};
+use crate::telemetry::live::Place;
+use crate::telemetry::record::{Id, Named};
+use crate::telemetry::words::{Cause, Delivery, Phase};
+
+/// What is noted of an exchange's attempts while they are under way.
+pub struct Trace {
+    place: Place,
+    phase: Cell<Phase>,
+    since: Cell<Instant>,
+    attempt: Cell<u32>,
+    began: Cell<Instant>,
+    reused: Cell<bool>,
+    times: Cell<Times>,
+    sends: Cell<u32>,
+    failed: Cell<u32>,
+    /// An attempt that failed had its request taken whole.
+    acked: Cell<bool>,
+}
+
+/// How long the phases of one attempt took, as far as it went through them.
+#[derive(Clone, Copy, Default)]
+pub struct Times {
+    /// TCP.
+    pub connect: Option<Duration>,
+    /// The TLS handshake.
+    pub tls: Option<Duration>,
+    /// Sending the request.
+    pub send: Option<Duration>,
+    /// From then on, to the end of the response head.
+    pub header: Option<Duration>,
+}
+
+impl Trace {
+    pub(super) fn new(id: Id, named: Rc<Named>, now: Instant) -> Self {
+        Self {
+            place: Place::take(id, named, now),
+            phase: Cell::new(Phase::Receiving),
+            since: Cell::new(now),
+            attempt: Cell::new(0),
+            began: Cell::new(now),
+            reused: Cell::new(false),
+            times: Cell::default(),
+            sends: Cell::new(0),
+            failed: Cell::new(0),
+            acked: Cell::new(false),
+        }
+    }
+
+    /// Another attempt begins.
+    pub fn begin(&self) {
+        self.attempt.set(self.attempt.get() + 1);
+        count(|core| &core.attempts);
+        if self.attempt.get() > 1 {
+            count(|core| &core.replays);
+        }
+        self.times.take();
+        self.enter(Phase::Pool);
+        self.began.set(self.since.get());
+    }
+
+    /// The attempt has a connection.
+    pub fn connected(&self, reused: bool) {
+        self.reused.set(reused);
+        self.enter(Phase::Send);
+    }
+
+    /// The request is put on a connection.
+    pub fn sent(&self) {
+        self.sends.set(self.sends.get() + 1);
+        // Once for a request.
+        if self.acked.take() {
+            count(|core| &core.possibly_doubled);
+        }
+    }
+
+    /// The exchange is at something else from now on.
+    pub fn enter(&self, phase: Phase) {
+        let now = Instant::now();
+        let took = now - self.since.replace(now);
+        let mut times = self.times.get();
+        match (self.phase.replace(phase), phase) {
+            (Phase::Connect, Phase::Tls | Phase::Send) => {
+                times.connect = Some(took);
+                observe(took, |core| &core.connect_time);
+            }
+            (Phase::Tls, Phase::Send) => {
+                times.tls = Some(took);
+                observe(took, |core| &core.handshake_time);
+            }
+            (Phase::Send, Phase::Header) => {
+                times.send = Some(took);
+                observe(took, |core| &core.send_time);
+            }
+            _ => (),
+        }
+        self.times.set(times);
+        self.place.enter(phase, self.attempt.get());
+    }
+
+    /// The response head has come.
+    pub(super) fn answered(&self, next: Phase) -> Instant {
+        let waited = self.phase.get() == Phase::Header;
+        let sent = self.since.get();
+        self.enter(next);
+        let now = self.since.get();
+        let took = match waited {
+            true => now - sent,
+            false => Duration::ZERO, // before the request was sent whole
+        };
+        let times = self.times.get();
+        self.times.set(Times {
+            header: Some(took),
+            ..times
+        });
+        observe(took, |core| core.header_time(self.attempt.get()));
+        now
+    }
+
+    /// The attempt has failed; how long it took.
+    pub(super) fn failed(&self, cause: Cause, delivery: Delivery) -> Duration {
+        count(|core| &core.failures[cause as usize][delivery as usize]);
+        self.failed.set(self.failed.get() + 1);
+        self.note(delivery);
+        self.began.get().elapsed()
+    }
+
+    /// The connection was not good any more, which is no failure of the attempt.
+    pub(super) fn stale(&self, delivery: Delivery) {
+        self.note(delivery);
+        self.times.take();
+    }
+
+    fn note(&self, delivery: Delivery) {
+        self.acked
+            .set(self.acked.get() || delivery == Delivery::Acked);
+    }
+
+    /// When the attempt under way began.
+    pub fn began(&self) -> Instant {
+        self.began.get()
+    }
+
+    pub(super) fn times(&self) -> Times {
+        self.times.get()
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    pub(super) fn reused(&self) -> bool {
+        self.reused.get()
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.get() > 0
+    }
+
+    /// The number of the attempt under way, or of the last one; 0 before the first.
+    pub fn attempt(&self) -> u32 {
+        self.attempt.get()
+    }
+
+    /// How often the request was put on a connection.
+    pub fn sends(&self) -> u32 {
+        self.sends.get()
+    }
+}
