@@ -14,6 +14,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
+use crate::admin;
+use crate::admin::about::About;
 use crate::config::Config;
 use crate::exchange::{Budget, Core, serve};
 use crate::net::buffer;
@@ -64,6 +66,7 @@ pub fn run(config: &Config) -> io::Result<()> {
     let listeners = bind_all(config.listen, config.workers)
         .map_err(|error| named(&error, &format!("cannot listen on {}", config.listen)))?;
     let listen = listeners[0].local_addr()?;
+    let admin = bind_admin(config)?;
     let Workers {
         mailboxes,
         threads,
@@ -71,6 +74,12 @@ pub fn run(config: &Config) -> io::Result<()> {
     } = start_all(config, listeners, tls.as_ref())
         .map_err(|error| named(&error, "cannot start the workers"))?;
     announce(config, listen, &drivers);
+    if let Some(listener) = admin {
+        let about = About::new(config, listen, names(&drivers));
+        info!("admin listener on http://{}/", listener.local_addr()?);
+        admin::start(listener, config, about, mailboxes.clone())
+            .map_err(|error| named(&error, "cannot start the admin listener"))?;
+    }
 
     let handle = signals.handle();
     let joined = thread::Builder::new()
@@ -158,6 +167,21 @@ fn start_all(
     })
 }
 
+fn bind_admin(config: &Config) -> io::Result<Option<StdTcpListener>> {
+    let Some(admin) = config.admin else {
+        return Ok(None);
+    };
+    let bound = bind_all(admin, 1);
+    let bound = bound.map_err(|error| named(&error, &format!("cannot listen on {admin}")))?;
+    Ok(bound.into_iter().next())
+}
+
+/// What the cores run on.
+fn names(chosen: &[Chosen]) -> String {
+    let names: BTreeSet<_> = chosen.iter().map(|chosen| chosen.name).collect();
+    Vec::from_iter(names).join(" and ")
+}
+
 fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
     let upstream = &config.upstream;
     // One ring may be refused where another was not: locked memory is counted for all together.
@@ -168,8 +192,7 @@ fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
     for warning in config.warnings() {
         warn!("{warning}");
     }
-    let drivers: BTreeSet<_> = chosen.iter().map(|chosen| chosen.name).collect();
-    let driver = Vec::from_iter(drivers).join(" and ");
+    let driver = names(chosen);
     let scheme = if upstream.tls { "https" } else { "http" };
     info!(
         "listening on {listen}, {} on {driver}, upstream {scheme}://{}{}",

@@ -9,6 +9,7 @@ const MASK: &str = "********";
 
 /// Stands for a setting without effect.
 const UNUSED: &str = "not used: UPSTREAM_API_KEY is unset";
+const NO_ADMIN: &str = "not used: ADMIN_PORT is unset";
 
 impl Config {
     /// Every setting as it takes effect, in the order of the table.
@@ -18,6 +19,7 @@ impl Config {
         // Taken apart by name, so that a new field cannot be forgotten here.
         let Config {
             listen,
+            admin,
             workers,
             upstream,
             attempts,
@@ -53,6 +55,14 @@ impl Config {
             ("WORKERS", workers.to_string()),
             ("LOG_LEVEL", format!("{log_level:?}").to_ascii_uppercase()),
             ("LOG_FORMAT", format!("{log_format:?}").to_ascii_lowercase()),
+            (
+                "ADMIN_PORT",
+                admin.map_or(UNSET.to_owned(), |admin| admin.port().to_string()),
+            ),
+            (
+                "ADMIN_HOST",
+                admin.map_or(NO_ADMIN.to_owned(), |admin| admin.ip().to_string()),
+            ),
         ]);
         lines.sort_by_key(|(name, _)| SETTINGS.iter().position(|setting| setting.name == *name));
         lines

@@ -1,8 +1,9 @@
 //! The environment as settings: parsed one variable at a time, bounded, every fault reported at once.
 //!
 //! `settings` is the table of all variables; `read` makes a `Config` of them, with `upstream` for where
-//! requests go (`base_url`, `credential`) and `environment` for one variable; `effective` writes a
+//! requests go (`base_url`, `credential`), `addresses` for where to listen and `environment` for one variable; `effective` writes a
 //! `Config` back for people.
+mod addresses;
 mod base_url;
 mod credential;
 mod effective;
@@ -17,8 +18,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use self::addresses::listen_from_env;
 pub use self::environment::Fault;
-pub use self::read::listen_from_env;
 pub use self::settings::{SETTINGS, Setting};
 
 /// Everything a worker needs to know, checked. Cloned into each worker.
@@ -26,6 +27,8 @@ pub use self::settings::{SETTINGS, Setting};
 pub struct Config {
     /// Address to listen on; port 0 lets the kernel choose one.
     pub listen: SocketAddr,
+    /// Where the admin listener is, if there is to be one.
+    pub admin: Option<SocketAddr>,
     /// Threads, each with a runtime and a listener of its own.
     pub workers: usize,
     /// Where requests go.

@@ -1,9 +1,9 @@
 //! Makes a `Config` of the environment: every variable is read before the first fault ends it.
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use super::addresses::{read_admin, read_listen};
 use super::environment::{Environment, Fault, Read};
 use super::{Attempts, ClientLimits, Config, upstream};
 
@@ -50,6 +50,16 @@ impl Config {
                 self.listen
             ));
         }
+        if let Some(admin) = self.admin
+            && !admin.ip().to_canonical().is_loopback()
+        {
+            warnings.push(format!(
+                "ADMIN_HOST is {}: whoever reaches port {} sees the paths of requests, the settings \
+                 and the numbers, and is asked for no token",
+                admin.ip(),
+                admin.port()
+            ));
+        }
         if self.client.body_bytes_max > self.buffered_bytes_max {
             warnings.push(format!(
                 "MAX_REQUEST_BODY_BYTES is {}, but a body of more than MAX_BUFFERED_BYTES, which is {}, \
@@ -59,15 +69,6 @@ impl Config {
         }
         warnings
     }
-}
-
-/// The address alone, for asking a running proxy: the other variables need not be set.
-///
-/// # Errors
-///
-/// Every fault of the variables that the address is made of.
-pub fn listen_from_env() -> Result<SocketAddr, Vec<Fault>> {
-    Environment::read(&|name| std::env::var_os(name), read_listen)
 }
 
 /// Reads everything before the first `?`, so that one run finds all faults.
@@ -87,15 +88,15 @@ fn read_config(env: &mut Environment) -> Read<Config> {
         "TRACE, DEBUG, INFO, WARNING, ERROR, CRITICAL or OFF",
     );
     let log_format = env.keyword("LOG_FORMAT", "text or json");
-    // Ignored in silence, requests would go out past the proxy that they were meant for, and
-    // a monitor would watch a port that never opens.
+    // Ignored in silence, requests would go out past the proxy that they were meant for.
     env.refuse_unsupported("OUTBOUND_PROXY");
-    env.refuse_unsupported("ADMIN_PORT");
+    let admin = read_admin(env, &listen);
 
     let upstream = upstream?;
     let workers = workers?.unwrap_or_else(cores);
     Ok(Config {
         listen: listen?,
+        admin: admin?,
         workers: match upstream.connections_max {
             0 => workers,
             // Every worker gets its share, and a share is at least one connection.
@@ -112,23 +113,6 @@ fn read_config(env: &mut Environment) -> Read<Config> {
         log_level: log_level?,
         log_format: log_format?,
     })
-}
-
-fn read_listen(env: &mut Environment) -> Read<SocketAddr> {
-    let host = env.text_or_default("LISTEN_HOST");
-    let host = host.and_then(|text| {
-        parse_host(&text).ok_or_else(|| {
-            env.fault(
-                "LISTEN_HOST",
-                &text,
-                "is not an IP address, nor localhost".to_owned(),
-            )
-        })
-    });
-    let proxy_port = env.number("PROXY_PORT", 1..=u16::MAX);
-    let port = env.optional_number("LISTEN_PORT", 0..=u16::MAX);
-    let proxy_port = proxy_port?;
-    Ok(SocketAddr::new(host?, port?.unwrap_or(proxy_port)))
 }
 
 fn read_attempts(env: &mut Environment) -> Read<Attempts> {
@@ -168,20 +152,6 @@ fn read_client_limits(env: &mut Environment) -> Read<ClientLimits> {
         idle_timeout: idle_timeout?,
         write_timeout: write_timeout?,
     })
-}
-
-/// An IPv6 address may stand in brackets, as it does in a URL.
-fn parse_host(text: &str) -> Option<IpAddr> {
-    if text.eq_ignore_ascii_case("localhost") {
-        return Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    match text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
-        Some(inner) => inner.parse().ok().map(IpAddr::V6),
-        None => text.parse().ok(),
-    }
 }
 
 /// The cores this process may use: its affinity mask and its cgroup's quota count.
@@ -304,6 +274,8 @@ mod tests {
             ("WORKERS", "1025"),
             ("LOG_LEVEL", "LOUD"),
             ("LOG_FORMAT", "xml"),
+            ("ADMIN_PORT", "-1"),
+            ("ADMIN_HOST", "example.com"),
         ];
         assert_eq!(
             bad.len(),
@@ -447,11 +419,39 @@ mod tests {
 
     #[test]
     fn what_this_version_cannot_do_is_refused_when_asked_for() {
-        for name in ["OUTBOUND_PROXY", "ADMIN_PORT"] {
-            let faults = read_faulty(&[(name, "http://user:canary@proxy:3128")]);
-            assert_eq!(faults, [format!("{name} is not supported by this version")]);
-            read_valid(&[(name, "")]);
+        let name = "OUTBOUND_PROXY";
+        let faults = read_faulty(&[(name, "http://user:canary@proxy:3128")]);
+        assert_eq!(faults, [format!("{name} is not supported by this version")]);
+        read_valid(&[(name, "")]);
+    }
+
+    #[test]
+    fn the_admin_listener_is_off_until_it_has_a_port_of_its_own() {
+        assert_eq!(read_valid(&[("ADMIN_HOST", "::1")]).admin, None);
+        let admin = |variables: &[(&str, &str)]| read_valid(variables).admin.unwrap().to_string();
+        assert_eq!(admin(&[("ADMIN_PORT", "9100")]), "127.0.0.1:9100");
+        assert_eq!(
+            admin(&[
+                ("ADMIN_PORT", "0"),
+                ("LISTEN_PORT", "0"),
+                ("ADMIN_HOST", "[::]")
+            ]),
+            "[::]:0"
+        );
+        for listen in [("PROXY_PORT", "9100"), ("LISTEN_PORT", "9100")] {
+            let faults = read_faulty(&[("ADMIN_PORT", "9100"), ("ADMIN_HOST", "::1"), listen]);
+            assert_eq!(
+                faults,
+                ["ADMIN_PORT=\"9100\" is the port that clients come to"]
+            );
         }
+        assert_eq!(
+            read_valid(&[("ADMIN_PORT", "1"), ("ADMIN_HOST", "::")])
+                .warnings()
+                .len(),
+            1
+        );
+        assert!(read_valid(&[("ADMIN_PORT", "1")]).warnings().is_empty());
     }
 
     #[test]

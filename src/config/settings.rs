@@ -184,6 +184,17 @@ pub const SETTINGS: &[Setting] = &[
         "TRACE, DEBUG, INFO, WARNING, ERROR, CRITICAL or OFF.",
     ),
     setting("LOG_FORMAT", "text", "text or json."),
+    setting(
+        "ADMIN_PORT",
+        UNSET,
+        "Port of the admin listener: a page to look at, /metrics, /status.json, /healthz. Unset = \
+         off; 0 lets the kernel choose. Never LISTEN_PORT.",
+    ),
+    setting(
+        "ADMIN_HOST",
+        "127.0.0.1",
+        "IP address of the admin listener, which asks for no token.",
+    ),
 ];
 
 const fn setting(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {

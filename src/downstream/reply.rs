@@ -22,6 +22,7 @@
 //! reply.refuse(&refusal, 1, "id").await; // error: use of moved value
 //! # }
 //! ```
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io;
 
@@ -64,6 +65,30 @@ impl Answered {
         lingers: false,
         sent: 0,
     };
+}
+
+/// A response of our own.
+pub struct Own<'o> {
+    /// Status code and reason phrase.
+    pub status: (u16, &'static str),
+    /// The media type of the body.
+    pub content_type: &'static str,
+    /// Fields beside those that every response has.
+    pub fields: &'o [(&'static str, String)],
+    /// The body.
+    pub body: Cow<'o, str>,
+}
+
+impl<'o> Own<'o> {
+    /// JSON.
+    pub fn json(status: (u16, &'static str), body: impl Into<Cow<'o, str>>) -> Self {
+        Self {
+            status,
+            content_type: "application/json",
+            fields: &[],
+            body: body.into(),
+        }
+    }
 }
 
 impl<'c> Unanswered<'c> {
@@ -127,35 +152,40 @@ impl<'c> Unanswered<'c> {
             .into_iter()
             .chain(more.into_iter().flatten())
             .collect();
-        self.send(told.status, &fields, &told.body(), closes).await
+        let own = Own {
+            fields: &fields,
+            ..Own::json(told.status, told.body())
+        };
+        self.tell(&own, closes).await
     }
 
     /// Answers `/healthz`.
     pub async fn tell_health(self, draining: bool) -> Answered {
-        match draining {
-            false => self.send((200, "OK"), &[], r#"{"ok":true}"#, false).await,
-            true => {
-                let body = r#"{"ok":false,"draining":true}"#;
-                self.send((503, "Service Unavailable"), &[], body, true)
-                    .await
-            }
-        }
+        let own = match draining {
+            false => Own::json((200, "OK"), r#"{"ok":true}"#),
+            true => Own::json(
+                (503, "Service Unavailable"),
+                r#"{"ok":false,"draining":true}"#,
+            ),
+        };
+        self.tell(&own, draining).await
     }
 
-    async fn send(
-        self,
-        status: (u16, &str),
-        fields: &[(&str, String)],
-        body: &str,
-        closes: bool,
-    ) -> Answered {
+    /// Answers in our own words. `closes`: the connection cannot be used again.
+    pub async fn tell(self, own: &Own<'_>, closes: bool) -> Answered {
+        let Own {
+            status,
+            content_type,
+            fields,
+            body,
+        } = own;
         let keep_alive = self.keep_alive && !closes;
         let mut bytes = Buffer::small();
         let out = bytes.as_vec();
         out.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", status.0, status.1).as_bytes());
-        write_field(out, "Content-Type", b"application/json");
+        write_field(out, "Content-Type", content_type.as_bytes());
         write_field(out, "Content-Length", body.len().to_string().as_bytes());
-        for (name, value) in fields {
+        for (name, value) in *fields {
             write_field(out, name, value.as_bytes());
         }
         let upgrade = fields.iter().any(|(name, _)| *name == "Upgrade");

@@ -46,7 +46,7 @@ fn bad_settings_stop_the_start_and_are_all_named_at_once() {
         ("WRITE_TIMEOUT_SECONDS", "1e400"),
         ("LOG_LEVEL", "LOUD"),
         ("OUTBOUND_PROXY", "http://proxy:3128"),
-        ("ADMIN_PORT", "9000"),
+        ("ADMIN_PORT", "70000"),
     ];
     for arguments in [&[][..], &["--check"]] {
         let output = run(arguments, &bad);
@@ -86,7 +86,10 @@ fn a_fault_never_shows_a_secret() {
             ("UPSTREAM_API_KEY", &broken),
             ("PROXY_ACCESS_TOKEN", &broken),
         ],
-        [("OUTBOUND_PROXY", &with_user), ("ADMIN_PORT", CANARY)],
+        [
+            ("OUTBOUND_PROXY", &with_user),
+            ("UPSTREAM_API_KEY", &broken),
+        ],
     ] {
         let output = run(&[], &variables);
         assert_eq!(output.status.code(), Some(2));
