@@ -2,8 +2,11 @@
 use std::sync::{Arc, Barrier};
 use std::thread;
 
+use serde_json::Value;
+
 use crate::support::{
-    Act, Client, OK, Origin, Proxy, RESCUE, Response, act, answers, closes, hangs, post, resets,
+    Act, Client, OK, Origin, Proxy, RESCUE, Response, act, answers, closes, get, hangs, post,
+    resets,
 };
 
 /// One core, so that all requests meet the same budget.
@@ -76,6 +79,33 @@ fn with_a_budget_the_floor_and_the_share_are_sent_again_and_the_rest_are_told() 
     assert_eq!(lines(&[failed, "attempt=2", "again=false"]), 5);
     assert_eq!(lines(&[SETTING]), 5);
     assert_eq!(lines(&["attempts=1", "outcome=\"refused\""]), 5);
+}
+
+/// What the proxy tells its operator.
+fn status(proxy: &Proxy) -> Value {
+    let line = proxy.logs(&["admin listener on http://"]);
+    let (_, url) = line.split_once("http://").unwrap();
+    let addr = url.trim_end_matches('/').parse().unwrap();
+    let response = Client::connect_to(addr).exchange(get("/status.json"));
+    serde_json::from_slice(&response.body).unwrap()
+}
+
+#[test]
+fn what_was_denied_and_what_is_left_is_shown_to_the_operator() {
+    let admin = ("ADMIN_PORT", "0");
+    let origin = Origin::plays(resets_times(8));
+    let proxy = Proxy::start(&origin, &[ONE_CORE, admin, FLOOR_ALONE]);
+    for (attempts, left) in [(2, 2), (2, 1), (2, 0), (1, 0), (1, 0)] {
+        assert_eq!(exchange(&proxy).attempts(), Some(attempts));
+        assert_eq!(status(&proxy)["replays_left"], left);
+    }
+    let counters = &status(&proxy)["counters"];
+    assert_eq!(counters["replays"], 3);
+    assert_eq!(counters["replays_denied"], 2);
+    assert_eq!(counters["exchanges"]["exhausted"], 3);
+    assert_eq!(counters["exchanges"]["refused"], 2);
+    let proxy = Proxy::start(&Origin::plays([]), &[admin]);
+    assert_eq!(status(&proxy)["replays_left"], Value::Null);
 }
 
 #[test]
