@@ -1,12 +1,11 @@
 //! With a retry budget, only so many of the recent requests are sent again, and the rest are told.
-use std::sync::{Arc, Barrier};
 use std::thread;
 
 use serde_json::Value;
 
 use crate::support::{
-    Act, Client, OK, Origin, Proxy, RESCUE, Response, act, answers, closes, get, hangs, post,
-    resets,
+    Act, Client, DEADLINE, OK, Origin, Proxy, RESCUE, Response, Seen, act, answers, closes, get,
+    hangs, post, resets,
 };
 
 /// One core, so that all requests meet the same budget.
@@ -110,12 +109,14 @@ fn what_was_denied_and_what_is_left_is_shown_to_the_operator() {
 
 #[test]
 fn requests_that_fail_at_the_same_time_have_one_budget() {
-    let all = Arc::new(Barrier::new(8));
+    let come = Seen::new();
     let outage = |_| {
-        let all = Arc::clone(&all);
+        let come = come.clone();
         act(move |peer| {
             peer.request();
-            all.wait();
+            come.push(());
+            let all = come.wait(DEADLINE, |come| (come.len() == 8).then_some(()));
+            all.unwrap();
             peer.reset();
         })
     };
