@@ -12,6 +12,7 @@
 mod addresses;
 mod admin;
 mod bodies;
+mod budget;
 mod client_leaves;
 mod commit;
 mod cut;
