@@ -78,6 +78,8 @@ pub enum Then {
     Exhausted,
     /// None: it would only fail again.
     Hopeless,
+    /// None: the retry budget is used up.
+    Denied,
 }
 
 impl Then {
@@ -86,7 +88,15 @@ impl Then {
             Self::Again => "sent again",
             Self::Exhausted => "given up: it was the last attempt",
             Self::Hopeless => "given up: it would only fail again",
+            Self::Denied => "given up: the retry budget is used up",
         }
+    }
+
+    /// What client and log are told where another attempt would have been possible.
+    pub fn denial(self) -> Option<&'static str> {
+        (self == Self::Denied).then_some(
+            "not tried again: the retry budget of the last 60 s is used up (RETRY_BUDGET_PERCENT)",
+        )
     }
 }
 
@@ -162,8 +172,12 @@ impl Record {
         warn!(
             id = %self.id, method = %self.named.method, path = %self.named.path, attempt,
             phase = cause.phase().name(), failure = cause.name(), delivery = delivery.name(),
-            ms = millis(took), cause = %text, again = then == Then::Again, "attempt failed"
+            ms = millis(took), cause = %text, again = then == Then::Again, reason = then.denial(),
+            "attempt failed"
         );
+        if then == Then::Denied {
+            count(|core| &core.replays_denied);
+        }
         self.tell_attempt(cause.name());
         let mischief = Mischief {
             attempt: Some((attempt, delivery.name())),

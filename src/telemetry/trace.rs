@@ -150,6 +150,11 @@ impl Trace {
             .set(self.acked.get() || delivery == Delivery::Acked);
     }
 
+    /// When the attempt under way began.
+    pub fn began(&self) -> Instant {
+        self.began.get()
+    }
+
     pub(super) fn times(&self) -> Times {
         self.times.get()
     }
