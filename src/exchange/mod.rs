@@ -200,10 +200,10 @@ fn attempt(
                 request = failed.into_request();
                 continue;
             }
-            let then = match attempt == attempts.max {
-                true => Then::Exhausted,
-                false if failure.may_pass() => replay(core),
+            let then = match failure.may_pass() {
                 false => Then::Hopeless,
+                true if attempt == attempts.max => Then::Exhausted,
+                true => replay(core),
             };
             record.attempt_failed(&Failed {
                 cause: failure.cause(),

@@ -29,7 +29,7 @@ impl Default for Ids {
 }
 
 impl Ids {
-    fn next(&self) -> Id {
+    pub(super) fn next(&self) -> Id {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         Id(id)
@@ -188,6 +188,21 @@ impl Record {
         remember(self.id, &self.named, mischief);
     }
 
+    /// The upstream has answered with what is no response: there is no way back, and the client is told.
+    pub fn unusable(&self, cause: &dyn Display) {
+        self.remember(cause, "given up: a part of a response had come");
+    }
+
+    fn remember(&self, cause: &dyn Display, then: &'static str) {
+        let mischief = Mischief {
+            attempt: None,
+            phase: self.trace.phase(),
+            cause,
+            then,
+        };
+        remember(self.id, &self.named, mischief);
+    }
+
     /// A reused connection turned out to be closed: no attempt is used up.
     pub fn stale_connection(&mut self, cause: &dyn Display, delivery: Delivery) {
         count(|core| &core.pool_stale);
@@ -237,15 +252,7 @@ impl Record {
         match outcome {
             Outcome::Refused(code) => count(|core| core.refusals(code)),
             Outcome::ClientLeft => count(|core| &core.clients_left[phase as usize]),
-            Outcome::Aborted(cause) => {
-                let mischief = Mischief {
-                    attempt: None,
-                    phase,
-                    cause: *cause,
-                    then: "the response was broken off",
-                };
-                remember(self.id, &self.named, mischief);
-            }
+            Outcome::Aborted(cause) => self.remember(*cause, "the response was broken off"),
             _ => (),
         }
         info!(

@@ -253,7 +253,14 @@ fn what_went_wrong_is_told_with_its_cause_and_what_came_of_it() {
             peer.close();
         })
     };
-    let origin = Origin::plays([hangs(), ends(OK), closes(), closes(), ends(cut)]);
+    let origin = Origin::plays([
+        hangs(),
+        ends(OK),
+        closes(),
+        closes(),
+        ends(cut),
+        ends("SSH-2.0\r\n"),
+    ]);
     let proxy = with_admin(&origin, &RESCUE);
     for (path, status) in [("/rescued", 200), ("/exhausted", 502)] {
         let response = Client::connect(&proxy).exchange(post(path, b"{}"));
@@ -262,7 +269,9 @@ fn what_went_wrong_is_told_with_its_cause_and_what_came_of_it() {
     let mut cut = Client::connect(&proxy);
     cut.send(post("/cut", b"{}"));
     cut.try_response("POST").expect_err("it is cut");
-    proxy.ended(3);
+    let garbage = Client::connect(&proxy).exchange(post("/garbage", b"{}"));
+    assert_eq!(garbage.status(), 502);
+    proxy.ended(4);
     let status = proxy.status();
     let exchanges = &status["counters"]["exchanges"];
     assert_eq!(
@@ -295,15 +304,15 @@ fn what_went_wrong_is_told_with_its_cause_and_what_came_of_it() {
             "acked".to_owned(),
         )
     };
-    assert_eq!(
-        told(0),
-        ("/cut".to_owned(), None, "relay".to_owned(), "-".to_owned())
-    );
-    assert_eq!(told(1), failed("/exhausted", 2));
-    assert_eq!(told(2), failed("/exhausted", 1));
-    assert_eq!(told(3), failed("/rescued", 1));
-    assert_eq!(failures.len(), 4);
-    let cause = failures[3]["cause"].as_str().unwrap();
+    let answered =
+        |path: &str, phase: &str| (path.to_owned(), None, phase.to_owned(), "-".to_owned());
+    assert_eq!(told(0), answered("/garbage", "header"));
+    assert_eq!(told(1), answered("/cut", "relay"));
+    assert_eq!(told(2), failed("/exhausted", 2));
+    assert_eq!(told(3), failed("/exhausted", 1));
+    assert_eq!(told(4), failed("/rescued", 1));
+    assert_eq!(failures.len(), 5);
+    let cause = failures[4]["cause"].as_str().unwrap();
     assert!(cause.contains("RESPONSE_HEADER_TIMEOUT_SECONDS"), "{cause}");
 }
 
