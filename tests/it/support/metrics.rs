@@ -1,9 +1,8 @@
 //! What a proxy tells Prometheus, read by a parser of the tests' own.
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
+use super::Proxy;
 use super::net::eventually;
-use super::{Client, Proxy, get};
 
 /// A port of its own for operators.
 pub const ADMIN: (&str, &str) = ("ADMIN_PORT", "0");
@@ -17,18 +16,10 @@ pub struct Numbers {
     series: BTreeMap<String, f64>,
 }
 
-/// Where the admin listener is.
-#[track_caller]
-pub fn admin(proxy: &Proxy) -> SocketAddr {
-    let line = proxy.logs(&["admin listener on http://"]);
-    let (_, rest) = line.split_once("http://").unwrap();
-    rest.trim_end().trim_end_matches('/').parse().unwrap()
-}
-
 impl Numbers {
     #[track_caller]
     pub fn of(proxy: &Proxy) -> Self {
-        let response = Client::connect_to(admin(proxy)).exchange(get("/metrics"));
+        let response = proxy.asked("/metrics");
         assert_eq!(response.status(), 200, "{}", response.text());
         let kind = response.head.field("content-type");
         assert_eq!(
