@@ -124,8 +124,8 @@ impl Counters {
             ),
             family(
                 "client_accepts",
-                "Connections of clients, by what came of them: admitted, turned_away (beyond MAX_CLIENT_CONNECTIONS, told so), \
-                 closed (beyond that, without a word).",
+                "Connections of clients, by what came of them: admitted, turned_away (beyond \
+                 MAX_CLIENT_CONNECTIONS, told so), closed (beyond that, without a word).",
                 Series::Counts(vec![
                     (vec![("result", "admitted")], &self.clients_admitted),
                     (vec![("result", "turned_away")], &self.clients_turned_away),
