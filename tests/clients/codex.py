@@ -115,7 +115,7 @@ def _():
     with behind(upstream.healthy, tls=True) as (origin, proxy):
         succeeds(turn(proxy, SHORT))
         assert origin.by_transport() == {"WebSocket": 1}, origin.by_transport()
-        proxy.logs('outcome="tunnelled" detail=closed by the client')
+        proxy.logs("tunnelled", "closed by the client")
         fields = origin.ledger[0].fields
         assert fields["authorization"] == "Bearer sk-client", fields
         assert "permessage-deflate" in fields["sec-websocket-extensions"], fields
@@ -270,7 +270,7 @@ def _():
     with behind(upstream.ends_late, tls=True, WORKERS="2") as (origin, proxy):
         for number in range(turns):
             # One turn follows another when the person has read it: the connection is back by then.
-            proxy.logs("outcome=", times=number)
+            proxy.logs("  total ", times=number)
             with socket.create_connection(("127.0.0.1", proxy.port)) as client:
                 client.sendall(head + body)
                 received = b""

@@ -104,7 +104,7 @@ def costs(client, origin, proxy):
 
 def has_left(origin, proxy):
     """The client has gone, the upstream connection is closed and nothing was sent again."""
-    proxy.logs('outcome="client left"')
+    proxy.logs("client left")
     assert origin.ledger[0].closed.wait(5), "the upstream connection is still open"
     assert origin.sends == 1, origin.sends
     return "1 send"

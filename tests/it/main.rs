@@ -23,6 +23,7 @@ mod framing_response;
 mod greedy;
 mod healthy;
 mod hostile;
+mod log_lines;
 mod logs;
 mod model;
 mod operation;
