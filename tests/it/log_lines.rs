@@ -245,6 +245,16 @@ fn no_path_forges_a_line_or_commands_a_terminal() {
     }
 }
 
+#[test]
+fn a_method_of_any_length_makes_no_long_line() {
+    let origin = Origin::plays([answers(OK)]);
+    let proxy = Proxy::start(&origin, &[]);
+    let request = get("/v1").replacen("GET", &"X".repeat(20_000), 1);
+    assert_eq!(Client::connect(&proxy).exchange(request).status(), 200);
+    let line = proxy.ended(1).remove(0);
+    assert!(line.len() < 1000, "{} bytes", line.len());
+}
+
 /// What a rescue writes to a terminal.
 fn on_terminal(settings: &[(&str, &str)]) -> String {
     let origin = Origin::plays([hangs(), answers(OK)]);
