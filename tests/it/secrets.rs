@@ -61,7 +61,7 @@ fn assert_refused(proxy: &Proxy, status: u16, request: &str) {
     assert_eq!(response.status(), status, "{request:?}: {told}");
     assert_no_secret(&told);
     let id = response.head.field("x-request-id").unwrap();
-    proxy.logs(&[&id, "refused"]);
+    proxy.logs(&[&id, "total"]); // the line of the exchange, in either format
     assert_no_secret(&proxy.text());
     client.leave();
 }
