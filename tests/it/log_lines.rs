@@ -268,12 +268,9 @@ fn on_terminal(settings: &[(&str, &str)]) -> String {
 fn only_what_should_catch_the_eye_is_coloured_and_only_on_a_terminal_that_may_be() {
     for settings in [&[][..], &[("NO_COLOR", "")]] {
         let text = on_terminal(settings);
-        let plain = text.replacen("\x1b[33mWARN\x1b[0m ", "WARN ", 1).replacen(
-            " \x1b[32mrescued\x1b[0m  ",
-            " rescued  ",
-            1,
-        );
-        assert_eq!(text.len(), plain.len() + 2 * 9, "{text:?}");
+        let (warn, rescued) = ("\x1b[33mWARN\x1b[0m ", " \x1b[32mrescued\x1b[0m  ");
+        assert!(text.contains(warn) && text.contains(rescued), "{text:?}");
+        let plain = text.replace(warn, "").replace(rescued, "");
         assert!(!plain.contains('\x1b'), "{plain:?}");
     }
     for settings in [("NO_COLOR", "1"), ("LOG_FORMAT", "json")] {
