@@ -97,7 +97,7 @@ def was_rescued(origin, proxy):
 def costs(client, origin, proxy):
     """An upstream that never answers has cost what the README says of `client`."""
     requests, sends = readme.cost(client)
-    proxy.ended(refused=requests)
+    proxy.ended(exhausted=requests)
     assert origin.sends == sends, origin.sends
     return f"{requests} requests, {sends} sends"
 
