@@ -280,7 +280,7 @@ def _():
                     received += data
         proxy.ended(answered=turns)
         pooled = 1 - origin.connected / turns
-        left = sum("detail=the client closed just before the end" in line for line in proxy.lines)
+        left = sum("the client closed just before the end" in line for line in proxy.lines)
         assert pooled >= 0.95, f"{origin.connected} connections for {turns} turns"
         assert left > turns / 2, f"only {left} left before the end"
         return f"{pooled:.1%} on a pooled connection, {left} left before the end"
