@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use crate::admin;
 use crate::admin::about::About;
 use crate::config::Config;
-use crate::exchange::{Core, serve};
+use crate::exchange::{Budget, Core, serve};
 use crate::net::buffer;
 use crate::net::catch::caught;
 use crate::net::deadline::Deadline;
@@ -273,6 +273,8 @@ impl Seat {
             drain: Drain::default(),
             ids: Ids::default(),
             bodies: Rc::new(self.bodies),
+            budget: (config.attempts.budget_percent)
+                .map(|percent| Budget::new(percent, Instant::now().into_std())),
             config,
         });
         spawn(caught(tidy(core.clone())));
@@ -380,7 +382,8 @@ impl Door {
             idle_connections: core.upstream.idle() as u64,
             buffered_bytes: core.bodies.held(),
             drains: relay::drains(),
-            replays_left: None,
+            replays_left: (core.budget.as_ref())
+                .map(|budget| budget.left(Instant::now().into_std())),
             draining: core.drain.has_started(),
         }
     }

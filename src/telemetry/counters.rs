@@ -108,7 +108,7 @@ impl Histogram {
     }
 
     fn observe(&self, took: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = took.as_secs().saturating_mul(1_000_000_000) + u64::from(took.subsec_nanos());
         self.buckets[BOUNDS.partition_point(|bound| *bound < nanos)].add(1);
         self.nanos.add(nanos);
     }

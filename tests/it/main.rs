@@ -10,7 +10,9 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod addresses;
+mod admin;
 mod bodies;
+mod budget;
 mod client_leaves;
 mod commit;
 mod cut;

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use super::net::{eventually, within};
-use super::{DEADLINE, Origin, Seen, assert_no_secret, sockets};
+use super::{Client, DEADLINE, Origin, Response, Seen, assert_no_secret, get, sockets};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_codex-reset-proxy");
 const DRIVER: &str = "MONOIO_FORCE_LEGACY_DRIVER";
@@ -144,6 +144,26 @@ impl Proxy {
         })
     }
 
+    /// Where its admin listener is; start it with `ADMIN_PORT=0`.
+    #[track_caller]
+    pub fn admin(&self) -> SocketAddr {
+        let line = self.logs(&["admin listener on http://"]);
+        let (_, addr) = line.split_once("http://").unwrap();
+        addr.trim_end_matches('/').parse().unwrap()
+    }
+
+    /// What its admin listener answers to a GET.
+    #[track_caller]
+    pub fn asked(&self, path: &str) -> Response {
+        Client::connect_to(self.admin()).exchange(get(path))
+    }
+
+    /// What it says of itself as JSON.
+    #[track_caller]
+    pub fn status(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.asked("/status.json").body).unwrap()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
     }
@@ -209,6 +229,18 @@ impl Proxy {
         let comm = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).ok();
         let names = tasks.filter_map(|task| comm(task.ok()?));
         names.map(|name| name.trim().to_owned()).collect()
+    }
+
+    /// The thread of this name, by its number.
+    #[track_caller]
+    pub fn thread(&self, name: &str) -> u32 {
+        let mut tasks = fs::read_dir(self.proc("task")).unwrap().map(Result::unwrap);
+        let named = |task: &fs::DirEntry| {
+            let comm = fs::read_to_string(task.path().join("comm")).unwrap();
+            comm.trim() == name
+        };
+        let task = tasks.find(named).unwrap();
+        task.file_name().to_str().unwrap().parse().unwrap()
     }
 
     /// Connections of clients that it holds.
