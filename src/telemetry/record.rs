@@ -29,7 +29,7 @@ impl Default for Ids {
 }
 
 impl Ids {
-    fn next(&self) -> Id {
+    pub(super) fn next(&self) -> Id {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         Id(id)
