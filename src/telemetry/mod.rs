@@ -3,6 +3,7 @@
 //! All of it belongs to the core's thread. Nothing is shared: who wants to know asks the core.
 pub mod counters;
 mod families;
+pub mod json;
 pub mod live;
 pub mod log;
 pub mod record;

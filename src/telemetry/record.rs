@@ -48,7 +48,7 @@ impl Display for Id {
 
 /// A request as it is told.
 pub struct Named {
-    /// The method.
+    /// The method, and not all of a very long one.
     pub method: Cow<'static, str>,
     /// The path of its target, without the query, and not all of a very long one.
     pub path: String,

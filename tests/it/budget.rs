@@ -77,7 +77,7 @@ fn with_a_budget_the_floor_and_the_share_are_sent_again_and_the_rest_are_told() 
     );
     assert_eq!(lines(&[failed, "attempt=2", "again=false"]), 5);
     assert_eq!(lines(&[SETTING]), 5);
-    assert_eq!(lines(&["attempts=1", "outcome=\"refused\""]), 5);
+    assert_eq!(lines(&[" refused     502 "]), 5);
 }
 
 /// What the proxy tells its operator.

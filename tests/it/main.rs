@@ -27,6 +27,7 @@ mod framing_response;
 mod greedy;
 mod healthy;
 mod hostile;
+mod log_lines;
 mod logs;
 mod metrics;
 mod model;
