@@ -128,8 +128,9 @@ fn what_is_no_request_ends_its_connection_and_nothing_else() {
 fn those_who_say_nothing_keep_nobody_out_and_hold_no_more_than_their_places() {
     let origin = Origin::plays([]);
     let proxy = with_admin(&origin, &[]);
-    let before = proxy.descriptors();
     let admin = proxy.admin();
+    assert_eq!(proxy.asked("/healthz").status(), 200);
+    let before = proxy.descriptors();
     let silent: Vec<_> = (0..40).map(|_| Client::connect_to(admin)).collect();
     assert_eq!(proxy.asked("/healthz").status(), 200);
     let mut more: Vec<_> = (0..100).map(|_| Client::connect_to(admin)).collect();
@@ -243,6 +244,13 @@ fn what_is_going_on_is_told_with_its_phase_and_its_age() {
     );
 }
 
+/// Path, attempt, phase and delivery of something that went wrong.
+fn told(failure: &serde_json::Value) -> (String, Option<u64>, String, String) {
+    let text = |name: &str| failure[name].as_str().unwrap_or("-").to_owned();
+    let attempt = failure["attempt"].as_u64();
+    (text("path"), attempt, text("phase"), text("delivery"))
+}
+
 #[test]
 fn what_went_wrong_is_told_with_its_cause_and_what_came_of_it() {
     let cut = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe";
@@ -280,16 +288,7 @@ fn what_went_wrong_is_told_with_its_cause_and_what_came_of_it() {
     assert_eq!(status["counters"]["possibly_doubled_requests"], 2);
     assert_eq!(status["counters"]["replays"], 2);
     let failures = status["failures"].as_array().unwrap();
-    let told = |at: usize| {
-        let failure = &failures[at];
-        let text = |name: &str| failure[name].as_str().unwrap_or("-").to_owned();
-        (
-            text("path"),
-            failure["attempt"].as_u64(),
-            text("phase"),
-            text("delivery"),
-        )
-    };
+    let told = |at: usize| told(&failures[at]);
     let failed = |path: &str, attempt: u64| {
         (
             path.to_owned(),
