@@ -323,7 +323,7 @@ fn handshakes_are_counted_by_how_they_came_out() {
         ),
         (
             act(|peer| drop(peer.flight())),
-            ("CONNECT_TIMEOUT_SECONDS", "0.5"),
+            ("CONNECT_TIMEOUT_SECONDS", "1"),
             "connect",
             "connect_timeout",
             "upstream_timeout",
