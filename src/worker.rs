@@ -73,13 +73,13 @@ pub fn run(config: &Config) -> io::Result<()> {
         drivers,
     } = start_all(config, listeners, tls.as_ref())
         .map_err(|error| named(&error, "cannot start the workers"))?;
-    announce(config, listen, &drivers);
     if let Some(listener) = admin {
         let about = About::new(config, listen, names(&drivers));
         info!("admin listener on http://{}/", listener.local_addr()?);
         admin::start(listener, config, about, mailboxes.clone())
             .map_err(|error| named(&error, "cannot start the admin listener"))?;
     }
+    announce(config, listen, &drivers);
 
     let handle = signals.handle();
     let joined = thread::Builder::new()

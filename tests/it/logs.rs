@@ -84,18 +84,26 @@ fn a_client_that_leaves_is_not_an_error() {
 
 #[test]
 fn a_log_that_nobody_reads_does_not_stop_the_proxy() {
-    // The pipe holds 64 KiB; more lines than that are lost, and nothing waits for them.
-    const EXCHANGES: usize = 2000;
+    // The pipe holds 64 KiB and the queue 10 000 lines; more are lost, and nothing waits for them.
+    const EXCHANGES: usize = 6000;
     let origin = Origin::serves(1, |peer| {
         while peer.next_request().is_some() {
             peer.send(OK);
         }
     });
-    let proxy = Proxy::start_unread(&origin, &[("LOG_LEVEL", "TRACE"), ("WORKERS", "1")]);
+    let settings = [
+        ("LOG_LEVEL", "TRACE"),
+        ("WORKERS", "1"),
+        ("ADMIN_PORT", "0"),
+    ];
+    let proxy = Proxy::start_unread(&origin, &settings);
     let mut client = Client::connect(&proxy);
     for _ in 0..EXCHANGES {
         assert_eq!(client.exchange(get("/")).status(), 200);
     }
+    let lost = proxy.status()["log_lines_lost"].as_u64().unwrap();
+    let written = 2 * EXCHANGES as u64; // a line for each attempt as well
+    assert!(lost > 0 && lost < written - 10_000, "{lost}");
 }
 
 /// Whether a request is logged as rescued whose client leaves between the last event and the end.

@@ -9,8 +9,9 @@ mod units;
 
 use std::env;
 use std::io::{IsTerminal, stdout};
+use std::sync::OnceLock;
 
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 
 use self::json::Json;
@@ -22,6 +23,9 @@ const LINES_MAX: usize = 10_000;
 /// What most lines fit into.
 const LINE_BYTES_USUAL: usize = 512;
 
+/// Touched only where a line is lost.
+static LOST: OnceLock<ErrorCounter> = OnceLock::new();
+
 /// Starts the log for the whole process. Keep the guard to the end of `main`: dropping it writes the
 /// last lines.
 pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
@@ -29,6 +33,7 @@ pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
         .lossy(true)
         .buffered_lines_limit(LINES_MAX)
         .finish(stdout());
+    let _ = LOST.set(writer.error_counter()); // a process has one log
     let lines = tracing_subscriber::fmt()
         .with_max_level(filter(level))
         .with_writer(writer);
@@ -40,6 +45,11 @@ pub fn start(level: LogLevel, format: LogFormat) -> WorkerGuard {
         LogFormat::Json => lines.event_format(Json).init(),
     }
     guard
+}
+
+/// Lines that there was no room for since the start: stdout is read too slowly.
+pub fn lines_lost() -> u64 {
+    LOST.get().map_or(0, |lost| lost.dropped_lines() as u64)
 }
 
 /// On a terminal, unless it is asked for otherwise (<https://no-color.org>).
