@@ -1,6 +1,6 @@
 //! What does not change while the process runs.
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::config::Config;
 
@@ -18,6 +18,8 @@ pub struct About {
     pub upstream: String,
     /// When the process started.
     pub started: SystemTime,
+    /// `RESPONSE_HEADER_TIMEOUT_SECONDS`.
+    pub header_timeout: Duration,
     /// Every setting as it takes effect, secrets masked.
     pub settings: Vec<(&'static str, String)>,
 }
@@ -34,6 +36,7 @@ impl About {
             listen,
             upstream: format!("{scheme}://{}{}", upstream.authority, upstream.path),
             started: SystemTime::now(),
+            header_timeout: config.attempts.header_timeout,
             settings: config.effective(),
         }
     }

@@ -30,6 +30,8 @@ mod logs;
 mod model;
 mod operation;
 mod overload;
+mod page;
+mod page_in_a_browser;
 mod pool;
 mod refusals;
 mod retry;
