@@ -140,7 +140,7 @@ fn held(about: &About, whole: &Whole) -> Vec<MetricFamily> {
     families
 }
 
-fn of_cores(about: &About, whole: &Whole, silent: usize) -> [MetricFamily; 4] {
+fn of_cores(about: &About, whole: &Whole, silent: usize) -> [MetricFamily; 5] {
     let labels = [
         ("version", about.version),
         ("driver", about.driver.as_str()),
@@ -160,6 +160,12 @@ fn of_cores(about: &About, whole: &Whole, silent: usize) -> [MetricFamily; 4] {
             "silent_workers",
             "Cores that have not answered in time: their numbers are those of their last answer.",
             one(silent as f64),
+        ),
+        of_kind(
+            MetricType::COUNTER,
+            format!("{PREFIX}log_lines_lost_total"),
+            "Log lines that stdout was read too slowly for.",
+            vec![counter(&[], whole.log_lines_lost as f64)],
         ),
         own(
             "build_info",
