@@ -1,6 +1,6 @@
 //! What does not change while the process runs.
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::config::Config;
 
@@ -22,6 +22,8 @@ pub struct About {
     pub buffered_bytes_max: u64,
     /// When the process started.
     pub started: SystemTime,
+    /// `RESPONSE_HEADER_TIMEOUT_SECONDS`.
+    pub header_timeout: Duration,
     /// Every setting as it takes effect, secrets masked.
     pub settings: Vec<(&'static str, String)>,
 }
@@ -40,6 +42,7 @@ impl About {
             client_connections_max: config.client_connections_max,
             buffered_bytes_max: config.buffered_bytes_max,
             started: SystemTime::now(),
+            header_timeout: config.attempts.header_timeout,
             settings: config.effective(),
         }
     }

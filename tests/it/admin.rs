@@ -331,6 +331,7 @@ fn a_proxy_that_drains_says_so_to_its_end() {
         (&status["draining"], &status["in_flight"]["total"]),
         (&true.into(), &1.into())
     );
+    assert!(proxy.asked("/").text().contains(">Draining</h2>"));
     client.leave();
     assert!(proxy.exits_within(DEADLINE).success());
 }
@@ -378,6 +379,8 @@ fn a_core_that_does_not_answer_is_unhealthy_and_loses_no_number() {
     assert!(start.elapsed() > Duration::from_millis(900));
     let status = proxy.status();
     assert_eq!(status["silent_workers"], 1);
+    let note = ">1 of 1 cores did not answer in time";
+    assert!(proxy.asked("/").text().contains(note));
     assert_eq!(status["counters"]["exchanges"]["answered"], 1);
     delays.kill().unwrap();
     delays.wait().unwrap();

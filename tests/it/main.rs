@@ -33,6 +33,8 @@ mod metrics;
 mod model;
 mod operation;
 mod overload;
+mod page;
+mod page_in_a_browser;
 mod pool;
 mod refusals;
 mod retry;

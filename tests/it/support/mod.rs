@@ -1,6 +1,7 @@
 //! What the tests stand on: a scripted upstream, a raw client and the proxy as a child process.
 //! Plain blocking sockets and no code of the crate, so that both cannot share a mistake.
 mod bodies;
+mod browser;
 mod client;
 mod dice;
 pub mod load;
@@ -16,6 +17,7 @@ mod tls;
 mod wire;
 
 pub use bodies::{Pattern, chunked, pattern};
+pub use browser::Browser;
 pub use client::{Client, Cut};
 pub use dice::Dice;
 pub use net::{Vacant, full_backlog};
