@@ -282,6 +282,7 @@ mod tests {
             client_connections_max: 10,
             buffered_bytes_max: 1 << 30,
             started: SystemTime::UNIX_EPOCH,
+            header_timeout: std::time::Duration::from_secs(30),
             settings: Vec::new(),
         }
     }
