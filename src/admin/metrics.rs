@@ -270,8 +270,6 @@ fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn about() -> About {
@@ -284,7 +282,7 @@ mod tests {
             client_connections_max: 10,
             buffered_bytes_max: 1 << 30,
             started: SystemTime::UNIX_EPOCH,
-            header_timeout: Duration::ZERO,
+            header_timeout: std::time::Duration::from_secs(30),
             settings: Vec::new(),
         }
     }
