@@ -19,8 +19,18 @@ pub struct Trace {
     times: Cell<Times>,
     sends: Cell<u32>,
     failed: Cell<u32>,
-    /// An attempt that failed had its request taken whole.
-    acked: Cell<bool>,
+    doubling: Cell<Doubling>,
+}
+
+/// Whether the request may be processed twice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doubling {
+    /// No attempt that failed had it taken whole.
+    Not,
+    /// One had: when it is sent again.
+    WhenSent,
+    /// Yes, and that has been counted.
+    Counted,
 }
 
 /// How long the phases of one attempt took, as far as it went through them.
@@ -48,7 +58,7 @@ impl Trace {
             times: Cell::default(),
             sends: Cell::new(0),
             failed: Cell::new(0),
-            acked: Cell::new(false),
+            doubling: Cell::new(Doubling::Not),
         }
     }
 
@@ -73,8 +83,8 @@ impl Trace {
     /// The request is put on a connection.
     pub fn sent(&self) {
         self.sends.set(self.sends.get() + 1);
-        // Once for a request.
-        if self.acked.take() {
+        if self.doubling.get() == Doubling::WhenSent {
+            self.doubling.set(Doubling::Counted);
             count(|core| &core.possibly_doubled);
         }
     }
@@ -130,15 +140,17 @@ impl Trace {
         self.began.get().elapsed()
     }
 
-    /// The connection was not good any more, which is no failure of the attempt.
-    pub(super) fn stale(&self, delivery: Delivery) {
+    /// The connection was not good any more, which is no failure of the attempt; how long that took.
+    pub(super) fn stale(&self, delivery: Delivery) -> Duration {
         self.note(delivery);
         self.times.take();
+        self.began.get().elapsed()
     }
 
     fn note(&self, delivery: Delivery) {
-        self.acked
-            .set(self.acked.get() || delivery == Delivery::Acked);
+        if delivery == Delivery::Acked && self.doubling.get() == Doubling::Not {
+            self.doubling.set(Doubling::WhenSent);
+        }
     }
 
     pub(super) fn times(&self) -> Times {
@@ -165,5 +177,48 @@ impl Trace {
     /// How often the request was put on a connection.
     pub fn sends(&self) -> u32 {
         self.sends.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::counters::copy;
+    use crate::telemetry::record::{Ids, Record};
+
+    #[test]
+    fn a_request_counts_once_as_possibly_doubled_and_only_when_it_is_sent_again() {
+        use Delivery::{Acked, NotAcked, NotSent};
+        let doubled = |deliveries: &[Delivery], stale: Option<Delivery>| {
+            let before = copy().possibly_doubled.value();
+            let named = Named {
+                method: "POST".into(),
+                path: "/".to_owned(),
+            };
+            let trace = Record::new(&Ids::default(), Rc::new(named)).trace;
+            trace.begin();
+            if let Some(delivery) = stale {
+                trace.sent();
+                trace.stale(delivery);
+            }
+            for (at, delivery) in deliveries.iter().enumerate() {
+                if at > 0 {
+                    trace.begin();
+                }
+                if *delivery != NotSent {
+                    trace.sent();
+                }
+                trace.failed(Cause::Closed, *delivery);
+            }
+            copy().possibly_doubled.value() - before
+        };
+        assert_eq!(doubled(&[Acked], None), 0);
+        assert_eq!(doubled(&[Acked, NotSent, NotSent], None), 0);
+        assert_eq!(doubled(&[NotAcked, NotAcked, Acked], None), 0);
+        assert_eq!(doubled(&[Acked, NotSent, NotAcked], None), 1);
+        assert_eq!(doubled(&[NotSent], Some(Acked)), 0);
+        assert_eq!(doubled(&[NotAcked], Some(NotSent)), 0);
+        assert_eq!(doubled(&[Acked], Some(Acked)), 1);
+        assert_eq!(doubled(&[Acked; 9], None), 1);
     }
 }
