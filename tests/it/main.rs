@@ -10,10 +10,12 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod addresses;
+mod attempts_detail;
 mod bodies;
 mod client_leaves;
 mod commit;
 mod cut;
+mod delivery;
 mod descriptors;
 mod fairness;
 mod fault_matrix;
