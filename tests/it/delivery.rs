@@ -12,12 +12,9 @@ use crate::support::{
 
 /// One pool, whichever connection a client uses.
 const ALONE: (&str, &str) = ("WORKERS", "1");
-const LIMITS: [(&str, &str); 4] = [
-    ALONE,
-    ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0.5"),
-    ("WRITE_TIMEOUT_SECONDS", "0.5"),
-    ("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS", "30"),
-];
+const HEADER_LIMIT: (&str, &str) = ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0.5");
+const LAST_LIMIT: (&str, &str) = ("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS", "30");
+const WRITE_LIMIT: (&str, &str) = ("WRITE_TIMEOUT_SECONDS", "1");
 /// Time for the kernel to send the same bytes again several times.
 const LONG: (&str, &str) = ("RESPONSE_HEADER_TIMEOUT_SECONDS", "4");
 const SMALL: usize = 2000;
@@ -32,6 +29,8 @@ type Play = fn(&mut Peer);
 struct Case {
     body: usize,
     play: Play,
+    /// The limit that ends it, where one does.
+    limit: Option<(&'static str, &'static str)>,
     /// One of these is told.
     told: &'static [&'static str],
     /// Whether its program has the whole request in the end; `None`: that depends.
@@ -85,7 +84,8 @@ fn judge(case: &Case, authority: Option<&Authority>) {
         ),
         None => (Origin::plays_on(listener, [first, second]), ""),
     };
-    let settings = [&LIMITS[..], &[("UPSTREAM_CA_FILE", file)]].concat();
+    let mut settings = vec![ALONE, LAST_LIMIT, ("UPSTREAM_CA_FILE", file)];
+    settings.extend(case.limit);
     let proxy = Proxy::start(&origin, &settings);
     let response = Client::connect(&proxy).exchange(post("/v1", &vec![b'x'; case.body]));
     assert_eq!(response.status(), 200);
@@ -113,6 +113,7 @@ fn a_request_that_is_read_and_not_answered_may_have_been_processed() {
     judge_both(&Case {
         body: SMALL,
         play: |peer| drop(peer.request()),
+        limit: Some(HEADER_LIMIT),
         told: &["acked,header_timeout"],
         whole: Some(true),
     });
@@ -123,6 +124,7 @@ fn a_request_that_waits_in_the_peers_kernel_may_be_processed_yet() {
     judge_both(&Case {
         body: SMALL,
         play: greet,
+        limit: Some(HEADER_LIMIT),
         told: &["acked,header_timeout"],
         whole: Some(true),
     });
@@ -133,6 +135,7 @@ fn a_request_whose_end_has_not_left_never_does() {
     judge_both(&Case {
         body: MEDIUM,
         play: greet,
+        limit: Some(HEADER_LIMIT),
         told: &["not_acked,header_timeout"],
         whole: Some(false),
     });
@@ -143,6 +146,7 @@ fn a_request_that_is_not_taken_was_not_processed() {
     judge_both(&Case {
         body: LARGE,
         play: greet,
+        limit: Some(WRITE_LIMIT),
         told: &["not_acked,write_timeout"],
         whole: Some(false),
     });
@@ -156,6 +160,7 @@ fn a_reset_after_the_request_was_read_may_hide_that_it_was_processed() {
             peer.request();
             peer.reset();
         },
+        limit: None,
         told: &["acked,read_failed"],
         whole: Some(true),
     });
@@ -170,6 +175,7 @@ fn a_reset_proves_nothing_of_what_was_not_read() {
             until_something_came(peer);
             peer.reset();
         },
+        limit: None,
         told: &["acked,read_failed"],
         whole: Some(false),
     };
@@ -203,6 +209,7 @@ fn a_reset_of_a_request_that_has_not_all_left_proves_that_it_was_not_processed()
         judge_both(&Case {
             body: LARGE,
             play,
+            limit: None,
             told: &[
                 "not_acked,read_failed",
                 "not_acked,write_failed",
@@ -221,6 +228,7 @@ fn an_end_after_the_request_was_read_may_hide_that_it_was_processed() {
             peer.request();
             peer.close_with_notify();
         },
+        limit: None,
         told: &["acked,closed"],
         whole: Some(true),
     });
@@ -235,6 +243,7 @@ fn an_end_proves_nothing_of_what_is_read_after_it() {
             until_something_came(peer);
             peer.half_close();
         },
+        limit: None,
         told: &["acked,closed"],
         whole: Some(true),
     };
@@ -256,6 +265,7 @@ fn an_end_before_the_request_has_all_left_means_that_it_never_does() {
                 until_full(peer);
                 peer.half_close();
             },
+            limit: None,
             told: &["not_acked,closed"],
             whole: Some(false),
         });
@@ -298,7 +308,7 @@ fn a_handshake_that_is_never_answered_is_no_request() {
 fn what_a_kernel_takes_for_a_program_that_never_accepts_may_be_processed_yet() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let proxy = Proxy::start_at(&url, &LIMITS[..2]);
+    let proxy = Proxy::start_at(&url, &[HEADER_LIMIT]);
     let response = Client::connect(&proxy).exchange(post("/v1", b"{}"));
     response.assert_refusal(504, "upstream_header_timeout");
     let told = response.failed_attempts();
@@ -315,7 +325,7 @@ fn what_a_kernel_takes_for_a_program_that_never_accepts_may_be_processed_yet() {
 
 /// Gives up what fell into a hole, and says so; is answered on another connection.
 fn judge_hole(origin: &Origin, settings: &[(&str, &str)], before: usize, whole: usize) {
-    let settings = [&LIMITS[..], &[LONG], settings].concat();
+    let settings = [&[ALONE, LAST_LIMIT, LONG], settings].concat();
     let proxy = Proxy::start(origin, &settings);
     let mut client = Client::connect(&proxy);
     for number in 1..=before {
@@ -327,7 +337,7 @@ fn judge_hole(origin: &Origin, settings: &[(&str, &str)], before: usize, whole: 
     let told = response.failed_attempts();
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(
-        told[0].starts_with("1=not_acked,header_timeout,4."),
+        told[0].starts_with("1=not_acked,header_timeout,"),
         "{told:?}"
     );
     assert_eq!(origin.requests().len(), before + whole);
@@ -391,8 +401,8 @@ fn what_is_still_on_its_way_may_arrive() {
         peer.send(OK);
     });
     let origin = Origin::plays_on(listener, [first, second]);
-    let soon = [("RESPONSE_HEADER_TIMEOUT_SECONDS", "0.1")];
-    let proxy = Proxy::start(&origin, &[&LIMITS[..], &soon].concat());
+    let soon = ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0.1");
+    let proxy = Proxy::start(&origin, &[LAST_LIMIT, soon]);
     let response = Client::connect(&proxy).exchange(post("/v1", b"{}"));
     let told = response.failed_attempts();
     assert_eq!(told.len(), 1, "{told:?}");
