@@ -1,5 +1,8 @@
 //! What the client is told when there is no response to relay: one enum, one match.
+use std::fmt::{Display, Write};
 use std::time::Duration;
+
+use crate::telemetry::json::Escaped;
 
 /// Why we answer ourselves. Messages name what happened, for how long, and which setting governs
 /// it; they hold no secret and no query string.
@@ -117,27 +120,18 @@ impl Refusal {
 }
 
 impl Told {
-    /// The JSON body, in the shape that OpenAI's clients read.
-    pub fn body(&self) -> String {
-        format!(
-            r#"{{"error":{{"message":"{}","type":"proxy_error","param":null,"code":"{}"}}}}"#,
-            escape(&self.message),
+    /// The JSON body, in the shape that OpenAI's clients read; they pass over `request_id`.
+    pub fn body(&self, id: impl Display) -> String {
+        let mut body = r#"{"error":{"message":""#.to_owned();
+        // Writing to a `String` does not fail. Messages may quote what the operating system says.
+        let _ = Escaped(&mut body).write_str(&self.message);
+        let _ = write!(
+            body,
+            r#"","type":"proxy_error","param":null,"code":"{}","request_id":"{id}"}}}}"#,
             self.code
-        )
+        );
+        body
     }
-}
-
-/// RFC 8259 7. Messages may quote what the operating system says.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '"' | '\\' => out.extend(['\\', char]),
-            '\0'..=' ' if char != ' ' => out.push_str(&format!("\\u{:04x}", u32::from(char))),
-            _ => out.push(char),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -148,8 +142,8 @@ mod tests {
     fn a_body_is_json_whatever_the_message() {
         let told = Refusal::UpstreamRequest("a \"b\" \\ \n\u{1} é".to_owned()).tell();
         assert_eq!(
-            told.body(),
-            r#"{"error":{"message":"a \"b\" \\ \u000a\u0001 é","type":"proxy_error","param":null,"code":"upstream_request_error"}}"#
+            told.body("1f"),
+            r#"{"error":{"message":"a \"b\" \\ \u000a\u0001 \u00e9","type":"proxy_error","param":null,"code":"upstream_request_error","request_id":"1f"}}"#
         );
     }
 }

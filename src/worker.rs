@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use crate::admin;
 use crate::admin::about::About;
 use crate::config::Config;
-use crate::exchange::{Core, serve};
+use crate::exchange::{Budget, Core, serve};
 use crate::net::buffer;
 use crate::net::catch::caught;
 use crate::net::deadline::Deadline;
@@ -73,13 +73,13 @@ pub fn run(config: &Config) -> io::Result<()> {
         drivers,
     } = start_all(config, listeners, tls.as_ref())
         .map_err(|error| named(&error, "cannot start the workers"))?;
-    announce(config, listen, &drivers);
     if let Some(listener) = admin {
         let about = About::new(config, listen, names(&drivers));
         info!("admin listener on http://{}/", listener.local_addr()?);
         admin::start(listener, config, about, mailboxes.clone())
             .map_err(|error| named(&error, "cannot start the admin listener"))?;
     }
+    announce(config, listen, &drivers);
 
     let handle = signals.handle();
     let joined = thread::Builder::new()
@@ -273,6 +273,8 @@ impl Seat {
             drain: Drain::default(),
             ids: Ids::default(),
             bodies: Rc::new(self.bodies),
+            budget: (config.attempts.budget_percent)
+                .map(|percent| Budget::new(percent, Instant::now().into_std())),
             config,
         });
         spawn(caught(tidy(core.clone())));
@@ -380,7 +382,8 @@ impl Door {
             idle_connections: core.upstream.idle() as u64,
             buffered_bytes: core.bodies.held(),
             drains: relay::drains(),
-            replays_left: None,
+            replays_left: (core.budget.as_ref())
+                .map(|budget| budget.left(Instant::now().into_std())),
             draining: core.drain.has_started(),
         }
     }

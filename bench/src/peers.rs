@@ -4,7 +4,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
-    env, fs,
+    env, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -116,17 +116,35 @@ pub fn installed() -> Vec<Peer> {
     let present = |&(name, kind): &(&'static str, Kind)| {
         let (program, ask) = kind.program();
         let program = find(program)?;
-        let answer = Command::new(&program).arg(ask).output().ok()?;
-        let text = [answer.stdout, answer.stderr].concat();
-        let version = version_in(&String::from_utf8_lossy(&text));
         Some(Peer {
             name,
-            version,
+            version: version_of(&program, ask).ok()?,
             kind,
             program,
         })
     };
     KNOWN.iter().filter_map(present).collect()
+}
+
+/// Another build of the program of this repository, under a name of its own.
+///
+/// # Errors
+/// It is not there, or does not run.
+pub fn build_of(name: &'static str, program: &Path) -> Result<Peer, String> {
+    let failed = |error| format!("{}: {error}", program.display());
+    let program = program.canonicalize().map_err(failed)?;
+    Ok(Peer {
+        name,
+        version: version_of(&program, "--version").map_err(failed)?,
+        program,
+        kind: Kind::Proxy,
+    })
+}
+
+fn version_of(program: &Path, ask: &str) -> io::Result<String> {
+    let answer = Command::new(program).arg(ask).output()?;
+    let text = [answer.stdout, answer.stderr].concat();
+    Ok(version_in(&String::from_utf8_lossy(&text)))
 }
 
 /// Builds the program of this repository, with cargo's progress on the terminal.

@@ -58,6 +58,7 @@ pub(super) fn json(about: &About, whole: &Whole, silent: usize) -> String {
         "buffered_body_bytes": gauges.buffered_bytes,
         "drains": gauges.drains,
         "replays_left": gauges.replays_left,
+        "log_lines_lost": whole.log_lines_lost,
         "counters": counters,
         "settings": settings,
     });

@@ -108,7 +108,7 @@ impl Upstream {
 }
 
 impl Attempts {
-    fn effective(&self) -> [(&'static str, String); 8] {
+    fn effective(&self) -> [(&'static str, String); 9] {
         let Attempts {
             max,
             pool_timeout,
@@ -118,7 +118,9 @@ impl Attempts {
             last_header_timeout,
             upgrade_header_timeout,
             backoff,
+            budget_percent,
         } = self;
+        let budget_percent = budget_percent.map_or(UNSET.to_owned(), |percent| percent.to_string());
         [
             ("UPSTREAM_MAX_ATTEMPTS", max.to_string()),
             ("POOL_TIMEOUT_SECONDS", seconds(*pool_timeout)),
@@ -134,6 +136,7 @@ impl Attempts {
                 seconds_or_none(*last_header_timeout),
             ),
             ("RETRY_BACKOFF_SECONDS", seconds(*backoff)),
+            ("RETRY_BUDGET_PERCENT", budget_percent),
         ]
     }
 }

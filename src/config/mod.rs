@@ -106,6 +106,8 @@ pub struct Attempts {
     pub upgrade_header_timeout: Duration,
     /// Pause between attempts.
     pub backoff: Duration,
+    /// The share of recent requests that may be sent again; `None` = no limit.
+    pub budget_percent: Option<u8>,
 }
 
 /// What a client may send, and how slowly.

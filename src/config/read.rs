@@ -124,6 +124,7 @@ fn read_attempts(env: &mut Environment) -> Read<Attempts> {
     let last = env.optional_seconds_or_zero("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS");
     let upgrade_header_timeout = env.seconds("UPGRADE_HEADER_TIMEOUT_SECONDS");
     let backoff = env.seconds_or_zero("RETRY_BACKOFF_SECONDS");
+    let budget_percent = env.optional_number("RETRY_BUDGET_PERCENT", 1..=100);
     let header_timeout = header_timeout?;
     Ok(Attempts {
         max: max?,
@@ -134,6 +135,7 @@ fn read_attempts(env: &mut Environment) -> Read<Attempts> {
         last_header_timeout: last?.map_or(Some(header_timeout), none_if_zero),
         upgrade_header_timeout: upgrade_header_timeout?,
         backoff: backoff?,
+        budget_percent: budget_percent?,
     })
 }
 
@@ -201,6 +203,7 @@ mod tests {
             Some(Duration::from_secs(30))
         );
         assert_eq!(config.attempts.backoff, Duration::from_millis(250));
+        assert_eq!(config.attempts.budget_percent, None);
         assert_eq!(config.client.body_bytes_max, 32 << 20);
         assert_eq!(config.client_connections_max, 10_000);
         assert_eq!(config.buffered_bytes_max, 1 << 30);
@@ -252,6 +255,7 @@ mod tests {
             ("UPGRADE_HEADER_TIMEOUT_SECONDS", "0"),
             ("UPSTREAM_MAX_ATTEMPTS", "0"),
             ("RETRY_BACKOFF_SECONDS", "nan"),
+            ("RETRY_BUDGET_PERCENT", "20%"),
             ("CONNECT_TIMEOUT_SECONDS", "inf"),
             ("WRITE_TIMEOUT_SECONDS", "1e400"),
             ("POOL_TIMEOUT_SECONDS", "ten"),
@@ -351,6 +355,22 @@ mod tests {
         assert_eq!(config.stream_idle_timeout, None);
         assert_eq!(config.attempts.backoff, Duration::ZERO);
         assert_eq!(config.drain_timeout, Duration::ZERO);
+    }
+
+    #[test]
+    fn the_retry_budget_is_a_whole_number_of_percent() {
+        for percent in [1, 20, 100] {
+            let config = read_valid(&[("RETRY_BUDGET_PERCENT", &percent.to_string())]);
+            assert_eq!(config.attempts.budget_percent, Some(percent));
+        }
+        for percent in ["0", "101", "300", "0.2", "-1", "off"] {
+            let expected =
+                format!("RETRY_BUDGET_PERCENT=\"{percent}\" is not a whole number from 1 to 100");
+            assert_eq!(
+                read_faulty(&[("RETRY_BUDGET_PERCENT", percent)]),
+                [expected]
+            );
+        }
     }
 
     #[test]

@@ -90,6 +90,12 @@ pub const SETTINGS: &[Setting] = &[
         "Pause between attempts; 0 = none.",
     ),
     setting(
+        "RETRY_BUDGET_PERCENT",
+        UNSET,
+        "Share of recent requests, 1 to 100, that may be sent again. Counted on each worker over \
+         60 seconds; 3 replays in them are free. Unset = no limit.",
+    ),
+    setting(
         "CONNECT_TIMEOUT_SECONDS",
         "10",
         "Resolving, connecting and the TLS handshake together.",

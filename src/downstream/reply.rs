@@ -160,7 +160,7 @@ impl<'c> Unanswered<'c> {
             .collect();
         let own = Own {
             fields: &fields,
-            ..Own::json(told.status, told.body())
+            ..Own::json(told.status, told.body(&id))
         };
         self.tell(&own, closes).await
     }

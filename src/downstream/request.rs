@@ -23,7 +23,7 @@ pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Most empty lines before a request. RFC 9112 2.2 wants one passed over; without end they would be
 /// a head that never begins.
 const EMPTY_LINES_MAX: u32 = 32;
-/// Most bytes of a path in a log line.
+/// Most bytes of a path, or of a method, in a log line: ten thousand of them wait for a slow stdout.
 const LOGGED_BYTES_MAX: usize = 256;
 /// Longest request-line.
 const LINE_BYTES_MAX: usize = 32 << 10;
@@ -288,7 +288,8 @@ fn method(name: &str) -> Cow<'static, str> {
     match name {
         "POST" => Cow::Borrowed("POST"),
         "GET" => Cow::Borrowed("GET"),
-        other => Cow::Owned(other.to_owned()),
+        // A token is ASCII: it can be cut anywhere.
+        other => Cow::Owned(other[..other.len().min(LOGGED_BYTES_MAX)].to_owned()),
     }
 }
 

@@ -6,13 +6,15 @@
 //!                    upstream commit: first byte read      |
 //!                                       downstream commit: first byte sent
 //! ```
+mod budget;
 mod respond;
 
 use std::future::pending;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+pub use self::budget::Budget;
 use self::respond::respond;
 use crate::config::Config;
 use crate::downstream::body;
@@ -51,6 +53,8 @@ pub struct Core {
     pub ids: Ids,
     /// What request bodies may hold.
     pub bodies: Rc<Quota>,
+    /// `RETRY_BUDGET_PERCENT`.
+    pub budget: Option<Budget>,
 }
 
 /// Serves one client's connection until either side has had enough. `turned_away`: there are too many
@@ -142,8 +146,9 @@ async fn exchange(
             let (record, left) = (&mut record, &mut left);
             respond(core, committed, reply, &request, input, record, left).await
         }
-        Some(Err(failure)) => {
-            let refusal = told(&request, failure::refusal(&failure, record.trace.sends()));
+        Some(Err((failure, then))) => {
+            let refusal = failure::refusal(&failure, record.trace.sends(), then);
+            let refusal = told(&request, refusal);
             refuse(reply, &refusal, &mut record).await
         }
     };
@@ -153,7 +158,8 @@ async fn exchange(
     answered
 }
 
-/// Attempts the request until the upstream commits to an answer or the attempts are used up.
+/// Attempts the request until the upstream commits to an answer, the attempts are used up, or the
+/// retry budget denies another.
 #[allow(
     clippy::manual_async_fn,
     reason = "an async fn holds its arguments twice"
@@ -164,13 +170,16 @@ fn attempt(
     mut request: Replayable,
     handshake: bool,
     record: &mut Record,
-) -> impl Future<Output = Result<Committed, Failure>> {
+) -> impl Future<Output = Result<Committed, (Failure, Then)>> {
     async move {
         let attempts = &core.config.attempts;
         // A reused connection that the upstream has closed is not its failure: once, that is free.
         let mut stale_may_be_free = attempts.max > 1 || request.is_idempotent();
         let (mut attempt, mut fresh) = (1, false);
         record.trace.begin();
+        if let Some(budget) = &core.budget {
+            budget.request(record.trace.began());
+        }
         loop {
             if fresh && client.tcp.has_hung_up() {
                 // Who watches the client looks only now and then where it has sent ahead: this ends
@@ -191,10 +200,10 @@ fn attempt(
                 request = failed.into_request();
                 continue;
             }
-            let then = match attempt == attempts.max {
-                true => Then::Exhausted,
-                false if failure.may_pass() => Then::Again,
+            let then = match failure.may_pass() {
                 false => Then::Hopeless,
+                true if attempt == attempts.max => Then::Exhausted,
+                true => replay(core),
             };
             record.attempt_failed(&Failed {
                 cause: failure.cause(),
@@ -203,7 +212,7 @@ fn attempt(
                 then,
             });
             if then != Then::Again {
-                return Err(failed.into_failure());
+                return Err((failed.into_failure(), then));
             }
             request = failed.into_request();
             attempt += 1;
@@ -211,6 +220,14 @@ fn attempt(
             sleep(attempts.backoff).await;
             record.trace.begin();
         }
+    }
+}
+
+/// Another attempt, if the budget has one.
+fn replay(core: &Core) -> Then {
+    match &core.budget {
+        Some(budget) if !budget.replay(Instant::now()) => Then::Denied,
+        _ => Then::Again,
     }
 }
 

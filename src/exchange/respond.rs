@@ -253,6 +253,7 @@ impl<'c> Reply<'c> {
     async fn fail(self, fault: &Fault, request: &Request, record: &mut Record) -> Answered {
         match self {
             Self::Unanswered(reply) => {
+                record.unusable(fault);
                 let refusal = match fault {
                     Fault::Timeout(message) => Refusal::HeaderTimeout(message.clone()),
                     fault => Refusal::BadResponse(format!(

@@ -96,21 +96,23 @@ impl Count {
 #[derive(Clone)]
 pub struct Histogram {
     buckets: [Count; BOUNDS.len() + 1],
-    nanos: Count,
+    /// A u64 of nanoseconds would last thousands of streams for weeks only.
+    seconds: Cell<f64>,
 }
 
 impl Histogram {
     const fn new() -> Self {
         Self {
             buckets: [const { Count::new() }; BOUNDS.len() + 1],
-            nanos: Count::new(),
+            seconds: Cell::new(0.0),
         }
     }
 
     fn observe(&self, took: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = took.as_secs().saturating_mul(1_000_000_000);
+        let nanos = nanos.saturating_add(u64::from(took.subsec_nanos()));
         self.buckets[BOUNDS.partition_point(|bound| *bound < nanos)].add(1);
-        self.nanos.add(nanos);
+        self.seconds.set(self.seconds.get() + took.as_secs_f64());
     }
 
     /// How many there are in each bucket; the last has no upper bound.
@@ -120,7 +122,7 @@ impl Histogram {
 
     /// All of them together.
     pub fn sum(&self) -> Duration {
-        Duration::from_nanos(self.nanos.value())
+        Duration::try_from_secs_f64(self.seconds.get()).unwrap_or(Duration::MAX)
     }
 }
 
@@ -225,7 +227,7 @@ impl Counters {
                         for (ours, theirs) in ours.buckets.iter().zip(&theirs.buckets) {
                             ours.add(theirs.value());
                         }
-                        ours.nanos.add(theirs.nanos.value());
+                        ours.seconds.set(ours.seconds.get() + theirs.seconds.get());
                     }
                 }
                 _ => unreachable!("both are the same list"),
@@ -259,4 +261,76 @@ pub enum Series<'c> {
     Counts(Vec<(Labels, &'c Count)>),
     /// Each is a distribution of seconds.
     Histograms(Vec<(Labels, &'c Histogram)>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_holds_what_is_up_to_its_bound() {
+        let times = Histogram::new();
+        for nanos in [0, BOUNDS[0], BOUNDS[0] + 1, BOUNDS[18], BOUNDS[18] + 1] {
+            times.observe(Duration::from_nanos(nanos));
+        }
+        times.observe(Duration::MAX);
+        let buckets = times.buckets();
+        assert_eq!((buckets[0], buckets[1]), (2, 1));
+        assert_eq!((buckets[18], buckets[19]), (1, 2));
+        assert_eq!(buckets.iter().sum::<u64>(), 6);
+        assert!(BOUNDS.is_sorted());
+    }
+
+    #[test]
+    fn the_numbers_of_cores_are_added_up_one_by_one() {
+        let core = |factor: u64| {
+            let core = Counters::new();
+            let mut value = 0;
+            for family in core.families() {
+                match family.series {
+                    Series::Counts(counts) => {
+                        for (_, count) in counts {
+                            value += 1;
+                            count.add(value * factor);
+                        }
+                    }
+                    Series::Histograms(histograms) => {
+                        for (_, times) in histograms {
+                            value += 1;
+                            times.observe(Duration::from_secs(value * factor));
+                        }
+                    }
+                }
+            }
+            assert!(value > 70, "{value}");
+            core
+        };
+        let all = |core: &Counters| -> Vec<u64> {
+            let numbers = |family: Family<'_>| match family.series {
+                Series::Counts(counts) => counts.iter().map(|(_, count)| count.value()).collect(),
+                Series::Histograms(histograms) => histograms
+                    .iter()
+                    .map(|(_, times)| times.sum().as_secs_f64().round() as u64)
+                    .collect::<Vec<_>>(),
+            };
+            core.families().into_iter().flat_map(numbers).collect()
+        };
+        let sum = core(1);
+        sum.add(&core(1000));
+        let expected: Vec<u64> = (1..)
+            .map(|number| number * 1001)
+            .take(all(&sum).len())
+            .collect();
+        assert_eq!(all(&sum), expected);
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        let core = Counters::new();
+        let mut names: Vec<_> = core.families().iter().map(|family| family.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
 }

@@ -165,3 +165,54 @@ pub(super) struct Mischief<'m> {
 pub fn mishaps() -> Vec<Mishap> {
     MISHAPS.with_borrow(|mishaps| mishaps.iter().cloned().collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::record::Ids;
+
+    fn named(path: &str) -> Rc<Named> {
+        Rc::new(Named {
+            method: "GET".into(),
+            path: path.to_owned(),
+        })
+    }
+
+    #[test]
+    fn the_oldest_are_told_and_all_are_counted() {
+        let (ids, start) = (Ids::default(), Instant::now());
+        let place = |at: u64| {
+            let since = start - Duration::from_secs(at * 7 % 1000);
+            Place::take(ids.next(), named(&format!("/{}", at * 7 % 1000)), since)
+        };
+        let mut places: Vec<_> = (0..1000).map(place).collect();
+        places[3].enter(Phase::Relay, 2);
+        let live = look();
+        assert_eq!(live.phases[Phase::Receiving as usize], 999);
+        assert_eq!(live.phases[Phase::Relay as usize], 1);
+        let paths: Vec<_> = live.oldest.iter().map(|going| going.path.clone()).collect();
+        let expected: Vec<_> = (0..TOLD_MAX).map(|at| format!("/{}", 999 - at)).collect();
+        assert_eq!(paths, expected);
+        places.truncate(2);
+        assert_eq!(look().oldest.len(), 2);
+        drop(places);
+        assert_eq!(look().phases.iter().sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn mishaps_are_remembered_up_to_a_number() {
+        let ids = Ids::default();
+        for at in 0..MISHAPS_MAX + 5 {
+            let what = Mischief {
+                attempt: Some((1, "acked")),
+                phase: Phase::Header,
+                cause: &"silence",
+                then: "sent again",
+            };
+            remember(ids.next(), &named(&format!("/{at}")), what);
+        }
+        let paths: Vec<_> = mishaps().into_iter().map(|mishap| mishap.path).collect();
+        let expected: Vec<_> = (5..MISHAPS_MAX + 5).map(|at| format!("/{at}")).collect();
+        assert_eq!(paths, expected);
+    }
+}

@@ -4,6 +4,7 @@
 pub mod counters;
 mod failed;
 mod families;
+pub mod json;
 pub mod live;
 pub mod log;
 pub mod record;

@@ -30,7 +30,7 @@ impl Default for Ids {
 }
 
 impl Ids {
-    fn next(&self) -> Id {
+    pub(super) fn next(&self) -> Id {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         Id(id)
@@ -49,7 +49,7 @@ impl Display for Id {
 
 /// A request as it is told.
 pub struct Named {
-    /// The method.
+    /// The method, and not all of a very long one.
     pub method: Cow<'static, str>,
     /// The path of its target, without the query, and not all of a very long one.
     pub path: String,
@@ -80,6 +80,8 @@ pub enum Then {
     Exhausted,
     /// None: it would only fail again.
     Hopeless,
+    /// None: the retry budget is used up.
+    Denied,
 }
 
 impl Then {
@@ -88,7 +90,15 @@ impl Then {
             Self::Again => "sent again",
             Self::Exhausted => "given up: it was the last attempt",
             Self::Hopeless => "given up: it would only fail again",
+            Self::Denied => "given up: the retry budget is used up",
         }
+    }
+
+    /// What client and log are told where another attempt would have been possible.
+    pub fn denial(self) -> Option<&'static str> {
+        (self == Self::Denied).then_some(
+            "not tried again: the retry budget of the last 60 s is used up (RETRY_BUDGET_PERCENT)",
+        )
     }
 }
 
@@ -166,14 +176,33 @@ impl Record {
         warn!(
             id = %self.id, method = %self.named.method, path = %self.named.path, attempt,
             phase = cause.phase().name(), failure = cause.name(), delivery = delivery.name(),
-            ms = millis(took), cause = %text, again = then == Then::Again, "attempt failed"
+            ms = millis(took), cause = %text, again = then == Then::Again, reason = then.denial(),
+            "attempt failed"
         );
+        if then == Then::Denied {
+            count(|core| &core.replays_denied);
+        }
         self.tell_attempt(cause.name());
         let mischief = Mischief {
             attempt: Some((attempt, delivery.name())),
             phase: cause.phase(),
             cause: text,
             then: then.in_words(),
+        };
+        remember(self.id, &self.named, mischief);
+    }
+
+    /// The upstream has answered with what is no response: there is no way back, and the client is told.
+    pub fn unusable(&self, cause: &dyn Display) {
+        self.remember(cause, "given up: a part of a response had come");
+    }
+
+    fn remember(&self, cause: &dyn Display, then: &'static str) {
+        let mischief = Mischief {
+            attempt: None,
+            phase: self.trace.phase(),
+            cause,
+            then,
         };
         remember(self.id, &self.named, mischief);
     }
@@ -237,15 +266,7 @@ impl Record {
         match outcome {
             Outcome::Refused(code) => count(|core| core.refusals(code)),
             Outcome::ClientLeft => count(|core| &core.clients_left[phase as usize]),
-            Outcome::Aborted(cause) => {
-                let mischief = Mischief {
-                    attempt: None,
-                    phase,
-                    cause: *cause,
-                    then: "the response was broken off",
-                };
-                remember(self.id, &self.named, mischief);
-            }
+            Outcome::Aborted(cause) => self.remember(*cause, "the response was broken off"),
             _ => (),
         }
         info!(

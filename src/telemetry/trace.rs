@@ -3,10 +3,14 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::telemetry::counters::{count, observe};
+use crate::telemetry::counters::{Counters, Histogram, count, observe};
 use crate::telemetry::live::Place;
 use crate::telemetry::record::{Id, Named};
 use crate::telemetry::words::{Cause, Delivery, Phase};
+
+const CONNECT: fn(&Counters) -> &Histogram = |core| &core.connect_time;
+const TLS: fn(&Counters) -> &Histogram = |core| &core.handshake_time;
+const SEND: fn(&Counters) -> &Histogram = |core| &core.send_time;
 
 /// What is noted of an exchange's attempts while they are under way.
 pub struct Trace {
@@ -19,18 +23,10 @@ pub struct Trace {
     times: Cell<Times>,
     sends: Cell<u32>,
     failed: Cell<u32>,
-    doubling: Cell<Doubling>,
-}
-
-/// Whether the request may be processed twice.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Doubling {
-    /// No attempt that failed had it taken whole.
-    Not,
-    /// One had: when it is sent again.
-    WhenSent,
-    /// Yes, and that has been counted.
-    Counted,
+    /// An attempt that failed had its request taken whole.
+    acked: Cell<bool>,
+    /// It was sent again after that.
+    doubled: Cell<bool>,
 }
 
 /// How long the phases of one attempt took, as far as it went through them.
@@ -58,7 +54,8 @@ impl Trace {
             times: Cell::default(),
             sends: Cell::new(0),
             failed: Cell::new(0),
-            doubling: Cell::new(Doubling::Not),
+            acked: Cell::new(false),
+            doubled: Cell::new(false),
         }
     }
 
@@ -77,14 +74,17 @@ impl Trace {
     /// The attempt has a connection.
     pub fn connected(&self, reused: bool) {
         self.reused.set(reused);
-        self.enter(Phase::Send);
+        match reused {
+            // Nothing has taken time: a look at the clock less for most requests.
+            true => self.is_at(Phase::Send),
+            false => self.enter(Phase::Send),
+        }
     }
 
     /// The request is put on a connection.
     pub fn sent(&self) {
         self.sends.set(self.sends.get() + 1);
-        if self.doubling.get() == Doubling::WhenSent {
-            self.doubling.set(Doubling::Counted);
+        if self.acked.get() && !self.doubled.replace(true) {
             count(|core| &core.possibly_doubled);
         }
     }
@@ -92,24 +92,23 @@ impl Trace {
     /// The exchange is at something else from now on.
     pub fn enter(&self, phase: Phase) {
         let now = Instant::now();
-        let took = now - self.since.replace(now);
+        let since = self.since.replace(now);
         let mut times = self.times.get();
-        match (self.phase.replace(phase), phase) {
-            (Phase::Connect, Phase::Tls | Phase::Send) => {
-                times.connect = Some(took);
-                observe(took, |core| &core.connect_time);
-            }
-            (Phase::Tls, Phase::Send) => {
-                times.tls = Some(took);
-                observe(took, |core| &core.handshake_time);
-            }
-            (Phase::Send, Phase::Header) => {
-                times.send = Some(took);
-                observe(took, |core| &core.send_time);
-            }
-            _ => (),
-        }
+        let (time, observed) = match (self.phase.get(), phase) {
+            (Phase::Connect, Phase::Tls | Phase::Send) => (&mut times.connect, CONNECT),
+            (Phase::Tls, Phase::Send) => (&mut times.tls, TLS),
+            (Phase::Send, Phase::Header) => (&mut times.send, SEND),
+            _ => return self.is_at(phase),
+        };
+        let took = now - since;
+        *time = Some(took);
+        observe(took, observed);
         self.times.set(times);
+        self.is_at(phase);
+    }
+
+    fn is_at(&self, phase: Phase) {
+        self.phase.set(phase);
         self.place.enter(phase, self.attempt.get());
     }
 
@@ -148,9 +147,13 @@ impl Trace {
     }
 
     fn note(&self, delivery: Delivery) {
-        if delivery == Delivery::Acked && self.doubling.get() == Doubling::Not {
-            self.doubling.set(Doubling::WhenSent);
-        }
+        self.acked
+            .set(self.acked.get() || delivery == Delivery::Acked);
+    }
+
+    /// When the attempt under way began.
+    pub fn began(&self) -> Instant {
+        self.began.get()
     }
 
     pub(super) fn times(&self) -> Times {

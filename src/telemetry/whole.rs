@@ -3,6 +3,7 @@ use std::cmp::Reverse;
 
 use crate::telemetry::counters::Counters;
 use crate::telemetry::live::{Going, MISHAPS_MAX, Mishap, TOLD_MAX};
+use crate::telemetry::log;
 use crate::telemetry::report::{Gauges, Report};
 use crate::telemetry::words::Phase;
 
@@ -19,12 +20,17 @@ pub struct Whole {
     pub mishaps: Vec<Mishap>,
     /// What is held.
     pub gauges: Gauges,
+    /// Log lines that stdout was read too slowly for.
+    pub log_lines_lost: u64,
 }
 
 impl Whole {
     /// All of `reports`, one of each core.
     pub fn of<'r>(reports: impl IntoIterator<Item = &'r Report>) -> Self {
-        let mut whole = Self::default();
+        let mut whole = Self {
+            log_lines_lost: log::lines_lost(),
+            ..Self::default()
+        };
         for report in reports {
             whole.counters.add(&report.counters);
             for (all, one) in whole.phases.iter_mut().zip(report.live.phases) {

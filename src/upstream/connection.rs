@@ -96,7 +96,7 @@ impl Upstream {
 
     /// A connection for one attempt; `fresh`: a brand-new one.
     pub async fn connection(&self, fresh: bool, trace: &Trace) -> Result<Connection, Failure> {
-        let permit = self.permit().await?;
+        let permit = self.permit(trace).await?;
         if !fresh && let Some(idle) = self.pool.take() {
             count(|core| &core.pool_hits);
             return Ok(Connection {
@@ -146,7 +146,7 @@ impl Upstream {
         }
     }
 
-    async fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, Failure> {
+    async fn permit(&self, trace: &Trace) -> Result<Option<OwnedSemaphorePermit>, Failure> {
         let Some(permits) = &self.permits else {
             return Ok(None);
         };
@@ -155,7 +155,10 @@ impl Upstream {
             .limit(permits.clone().acquire_owned())
             .await
         {
-            Ok(Ok(permit)) => Ok(Some(permit)),
+            Ok(Ok(permit)) => {
+                trace.enter(Phase::Pool); // the wait for it is over
+                Ok(Some(permit))
+            }
             _ => Err(Failure::PoolTimeout(limit)), // it is never closed
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::net::tls::is_certificate_error;
 use crate::refusal::Refusal;
+use crate::telemetry::record::Then;
 use crate::telemetry::words::Cause;
 use crate::upstream::attempt::Limits;
 
@@ -140,13 +141,17 @@ impl fmt::Display for Failure {
 }
 
 /// What the client is told after the last of `sends` sendings.
-pub fn refusal(failure: &Failure, sends: u32) -> Refusal {
+pub fn refusal(failure: &Failure, sends: u32, then: Then) -> Refusal {
     let times = match sends {
         0 => "nothing was sent".to_owned(),
         1 => "sent once".to_owned(),
         sends => format!("sent {sends} times"),
     };
-    let message = format!("{failure}; {times}");
+    let mut message = format!("{failure}; {times}");
+    if let Some(reason) = then.denial() {
+        message.push_str("; ");
+        message.push_str(reason);
+    }
     match failure {
         Failure::HeaderTimeout(..) => Refusal::HeaderTimeout(message),
         Failure::PoolTimeout(_) | Failure::ConnectTimeout(_) | Failure::WriteTimeout(_) => {

@@ -83,7 +83,7 @@ def _():
         try:
             text = ask(connect(proxy))
         except Exception as error:
-            proxy.logs('outcome="aborted"')
+            proxy.logs("aborted")
             assert not isinstance(error, AssertionError) and origin.sends == 1, error
             return type(error).__name__
         raise AssertionError(text)

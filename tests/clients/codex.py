@@ -115,7 +115,7 @@ def _():
     with behind(upstream.healthy, tls=True) as (origin, proxy):
         succeeds(turn(proxy, SHORT))
         assert origin.by_transport() == {"WebSocket": 1}, origin.by_transport()
-        proxy.logs('outcome="tunnelled" detail=closed by the client')
+        proxy.logs("tunnelled", "closed by the client")
         fields = origin.ledger[0].fields
         assert fields["authorization"] == "Bearer sk-client", fields
         assert "permessage-deflate" in fields["sec-websocket-extensions"], fields
@@ -270,7 +270,7 @@ def _():
     with behind(upstream.ends_late, tls=True, WORKERS="2") as (origin, proxy):
         for number in range(turns):
             # One turn follows another when the person has read it: the connection is back by then.
-            proxy.logs("outcome=", times=number)
+            proxy.logs("  total ", times=number)
             with socket.create_connection(("127.0.0.1", proxy.port)) as client:
                 client.sendall(head + body)
                 received = b""
@@ -280,7 +280,7 @@ def _():
                     received += data
         proxy.ended(answered=turns)
         pooled = 1 - origin.connected / turns
-        left = sum("detail=the client closed just before the end" in line for line in proxy.lines)
+        left = sum("the client closed just before the end" in line for line in proxy.lines)
         assert pooled >= 0.95, f"{origin.connected} connections for {turns} turns"
         assert left > turns / 2, f"only {left} left before the end"
         return f"{pooled:.1%} on a pooled connection, {left} left before the end"

@@ -60,6 +60,6 @@ class Proxy:
     def ended(self, **expected):
         """Waits until as many exchanges as expected have ended. They have ended so (`answered=2`), and
         the log makes nothing of it."""
-        self.logs("outcome=", times=sum(expected.values()))
-        outcomes = re.findall(r'INFO exchange .*outcome="([^"]*)"', "".join(self.lines))
+        self.logs("  total ", times=sum(expected.values()))
+        outcomes = re.findall(r"^\S+ INFO  (\w+) .*  total ", "".join(self.lines), re.MULTILINE)
         assert collections.Counter(outcomes) == expected, outcomes

@@ -97,14 +97,14 @@ def was_rescued(origin, proxy):
 def costs(client, origin, proxy):
     """An upstream that never answers has cost what the README says of `client`."""
     requests, sends = readme.cost(client)
-    proxy.ended(refused=requests)
+    proxy.ended(exhausted=requests)
     assert origin.sends == sends, origin.sends
     return f"{requests} requests, {sends} sends"
 
 
 def has_left(origin, proxy):
     """The client has gone, the upstream connection is closed and nothing was sent again."""
-    proxy.logs('outcome="client left"')
+    proxy.logs("client left")
     assert origin.ledger[0].closed.wait(5), "the upstream connection is still open"
     assert origin.sends == 1, origin.sends
     return "1 send"

@@ -31,7 +31,7 @@ def _():
                 exchange(socket, message)
             socket.ping().wait(60)
         # RFC 6455 7.1.1: it is the server that closes the connection, when both have said so.
-        proxy.logs('outcome="tunnelled" detail=closed by the upstream')
+        proxy.logs("tunnelled", "closed by the upstream")
         assert origin.sends == 1
 
 
@@ -84,7 +84,7 @@ def _():
             raise AssertionError("an answer")
         except ConnectionClosedError as error:
             assert error.rcvd is None, error
-        proxy.logs('outcome="tunnelled" detail=broken by the upstream')
+        proxy.logs("tunnelled", "broken by the upstream")
 
 
 @scenario(CLIENT, "leaves while it waits")

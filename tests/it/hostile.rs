@@ -115,7 +115,7 @@ fn a_client_that_reads_nothing_is_given_up_wherever_its_response_stalls() {
         let took = soon(&was_closed);
         assert!(took >= LIMIT, "given up after {took:?}");
     }
-    proxy.logs_times(CLIENTS, &["outcome=", "CLIENT_WRITE_TIMEOUT_SECONDS"]);
+    proxy.logs_times(CLIENTS, &["aborted", "CLIENT_WRITE_TIMEOUT_SECONDS"]);
     for client in &mut clients {
         client.discard();
     }

@@ -10,8 +10,10 @@
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod addresses;
+mod admin;
 mod attempts_detail;
 mod bodies;
+mod budget;
 mod client_leaves;
 mod commit;
 mod cut;
@@ -25,6 +27,7 @@ mod framing_response;
 mod greedy;
 mod healthy;
 mod hostile;
+mod log_lines;
 mod logs;
 mod model;
 mod operation;

@@ -16,7 +16,7 @@ use crate::{
     peers::{self, Peer},
     report::{self, OURS},
     rescue::{self, Place},
-    results::{Contestant, Results, Sample, Work},
+    results::{Contestant, Measure, Results, Sample, Work},
 };
 pub(crate) use stage::first_response;
 use stage::{Found, Stage};
@@ -24,6 +24,10 @@ use works::Plan;
 
 /// Starting a contestant and connecting to it, at a guess, until the first ones have shown it.
 const START_GUESS: Duration = Duration::from_millis(400);
+
+/// An older build of the proxy, and what a change may cost: as much as can be told from noise.
+const BEFORE: &str = "proxy-before";
+const BEFORE_RATIO: f64 = 1.02;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -39,6 +43,9 @@ pub struct Options {
     /// Compare these only, such as proxy,nginx,relay
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     contestants: Vec<String>,
+    /// An older build of the proxy, which takes part as proxy-before: what a change costs
+    #[arg(long, value_name = "PROGRAM")]
+    before: Option<PathBuf>,
     /// Directory for results.json, report.md, report.html and the plots
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"))]
     out: PathBuf,
@@ -119,7 +126,10 @@ fn turns(plans: &[Plan], results: &Results) -> Vec<Turn> {
     let mut turns = Vec::new();
     for round in 0..results.rounds {
         for (work, plan) in plans.iter().enumerate() {
-            let takes_part = |one: &&Contestant| plan.contestants.contains(&one.name.as_str());
+            let takes_part = |one: &&Contestant| match one.name.as_str() {
+                BEFORE => plan.contestants.contains(&"proxy"),
+                name => plan.contestants.contains(&name),
+            };
             let mut names: Vec<&str> = results
                 .contestants
                 .iter()
@@ -151,12 +161,21 @@ fn chosen_plans(options: &Options) -> Result<Vec<Plan>, String> {
             ids.join(", ")
         ));
     }
+    if options.before.is_some() {
+        for plan in &mut plans {
+            plan.bars
+                .push(works::bar(Measure::Cpu, &[BEFORE], BEFORE_RATIO));
+        }
+    }
     plans.retain(|plan| options.only.is_empty() || options.only.iter().any(|id| plan.id == id));
     Ok(plans)
 }
 
 fn chosen_peers(options: &Options) -> Result<Vec<Peer>, String> {
     let mut peers = peers::installed();
+    if let Some(program) = &options.before {
+        peers.push(peers::build_of(BEFORE, program)?);
+    }
     let known = |name: &String| name == "direct" || peers.iter().any(|peer| peer.name == name);
     if let Some(unknown) = options.contestants.iter().find(|name| !known(name)) {
         return Err(format!("{unknown} is not known or not installed"));
@@ -334,6 +353,7 @@ mod tests {
             quick: true,
             rounds: Some(3),
             only: vec!["post-1k-64".into(), "sse-5000".into()],
+            before: None,
             contestants: vec!["proxy".into(), "relay".into(), "direct".into()],
             out: PathBuf::new(),
         };

@@ -258,7 +258,8 @@ fn events(streams: usize, interval_us: u64) -> Work {
     }
 }
 
-fn bar(measure: Measure, against: &[&str], ratio: f64) -> Bar {
+/// A bar: `ratio` times the best of `against`.
+pub fn bar(measure: Measure, against: &[&str], ratio: f64) -> Bar {
     let against = against.iter().map(|&name| name.to_owned()).collect();
     Bar {
         measure,

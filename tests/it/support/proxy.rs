@@ -1,8 +1,9 @@
 //! The proxy under test: the built binary as a child process, its log read as it is written.
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -10,9 +11,10 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use super::net::{eventually, within};
-use super::{DEADLINE, Origin, Seen, assert_no_secret, sockets};
+use super::{Client, DEADLINE, Origin, Response, Seen, assert_no_secret, get, sockets};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_codex-reset-proxy");
 const DRIVER: &str = "MONOIO_FORCE_LEGACY_DRIVER";
@@ -37,35 +39,36 @@ impl Proxy {
     #[track_caller]
     pub fn start_unread(origin: &Origin, settings: &[(&str, &str)]) -> Self {
         let (release, pause) = mpsc::channel();
-        let mut proxy = Self::begin(&origin.url(), settings, Some(pause));
+        let mut proxy = Self::begin(&origin.url(), settings, Output::Paused(pause));
         proxy.pause = Some(release);
         proxy
     }
 
+    /// The same on a terminal, whose lines end with CR.
+    #[track_caller]
+    pub fn start_on_terminal(origin: &Origin, settings: &[(&str, &str)]) -> Self {
+        Self::begin(&origin.url(), settings, Output::Terminal)
+    }
+
     #[track_caller]
     pub fn start_at(base_url: &str, settings: &[(&str, &str)]) -> Self {
-        Self::begin(base_url, settings, None)
+        Self::begin(base_url, settings, Output::Pipe)
     }
 
     /// The same, started by a program that in the end becomes the proxy, such as prlimit(1): its
     /// arguments up to the proxy's name.
     #[track_caller]
     pub fn start_by(launcher: &[&str], base_url: &str, settings: &[(&str, &str)]) -> Self {
-        Self::spawn(launched(launcher), base_url, settings, None)
+        Self::spawn(launched(launcher), base_url, settings, Output::Pipe)
     }
 
     #[track_caller]
-    fn begin(base_url: &str, settings: &[(&str, &str)], pause: Option<Receiver<()>>) -> Self {
-        Self::spawn(Command::new(BINARY), base_url, settings, pause)
+    fn begin(base_url: &str, settings: &[(&str, &str)], output: Output) -> Self {
+        Self::spawn(Command::new(BINARY), base_url, settings, output)
     }
 
     #[track_caller]
-    fn spawn(
-        command: Command,
-        base_url: &str,
-        settings: &[(&str, &str)],
-        pause: Option<Receiver<()>>,
-    ) -> Self {
+    fn spawn(command: Command, base_url: &str, settings: &[(&str, &str)], output: Output) -> Self {
         let mut all = BTreeMap::from([
             ("UPSTREAM_BASE_URL", base_url),
             ("LISTEN_PORT", "0"),
@@ -76,8 +79,7 @@ impl Proxy {
         ]);
         all.extend(settings.iter().copied());
         let all: Vec<_> = all.into_iter().collect();
-        let mut child = prepared(command, &all).spawn().unwrap();
-        let log = read_lines(&mut child, pause);
+        let (child, log) = running(prepared(command, &all), output);
         let mut proxy = Self {
             addr: ([0, 0, 0, 0], 0).into(),
             child,
@@ -119,19 +121,47 @@ impl Proxy {
     /// Waits until it has written `count` lines that contain all of `parts`.
     #[track_caller]
     pub fn logs_times(&self, count: usize, parts: &[&str]) -> Vec<String> {
-        let has_all = |line: &&String| parts.iter().all(|part| line.contains(part));
-        let matching =
-            |lines: &[String]| -> Vec<String> { lines.iter().filter(has_all).cloned().collect() };
-        let enough = |lines: &[String]| Some(matching(lines)).filter(|all| all.len() >= count);
-        let found = self.log.wait(DEADLINE, enough);
+        let has_all = |line: &str| parts.iter().all(|part| line.contains(part));
+        let found = self.wait_for(count, has_all);
         found.unwrap_or_else(|| panic!("no {count} lines with {parts:?}:\n{}", self.text()))
     }
 
-    /// Waits until `count` exchanges have ended. A client has its response a moment earlier: the
-    /// upstream connection may not be back in the pool yet.
+    /// Waits until `count` exchanges have ended; their lines, in either format. A client has its
+    /// response a moment earlier: the upstream connection may not be back in the pool yet.
     #[track_caller]
-    pub fn ended(&self, count: usize) {
-        self.logs_times(count, &["outcome="]);
+    pub fn ended(&self, count: usize) -> Vec<String> {
+        let of_exchange =
+            |line: &str| line.contains(r#""message":"exchange""#) || line.contains("  total ");
+        let found = self.wait_for(count, of_exchange);
+        found.unwrap_or_else(|| panic!("no {count} exchanges have ended:\n{}", self.text()))
+    }
+
+    fn wait_for(&self, count: usize, is_meant: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+        self.log.wait(DEADLINE, |lines| {
+            let found = lines.iter().filter(|line| is_meant(line));
+            let found: Vec<String> = found.cloned().collect();
+            (found.len() >= count).then_some(found)
+        })
+    }
+
+    /// Where its admin listener is; start it with `ADMIN_PORT=0`.
+    #[track_caller]
+    pub fn admin(&self) -> SocketAddr {
+        let line = self.logs(&["admin listener on http://"]);
+        let (_, addr) = line.split_once("http://").unwrap();
+        addr.trim_end_matches('/').parse().unwrap()
+    }
+
+    /// What its admin listener answers to a GET.
+    #[track_caller]
+    pub fn asked(&self, path: &str) -> Response {
+        Client::connect_to(self.admin()).exchange(get(path))
+    }
+
+    /// What it says of itself as JSON.
+    #[track_caller]
+    pub fn status(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.asked("/status.json").body).unwrap()
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -199,6 +229,18 @@ impl Proxy {
         let comm = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).ok();
         let names = tasks.filter_map(|task| comm(task.ok()?));
         names.map(|name| name.trim().to_owned()).collect()
+    }
+
+    /// The thread of this name, by its number.
+    #[track_caller]
+    pub fn thread(&self, name: &str) -> u32 {
+        let mut tasks = fs::read_dir(self.proc("task")).unwrap().map(Result::unwrap);
+        let named = |task: &fs::DirEntry| {
+            let comm = fs::read_to_string(task.path().join("comm")).unwrap();
+            comm.trim() == name
+        };
+        let task = tasks.find(named).unwrap();
+        task.file_name().to_str().unwrap().parse().unwrap()
     }
 
     /// Connections of clients that it holds.
@@ -270,9 +312,8 @@ pub fn run_by(launcher: &[&str], settings: &[(&str, &str)]) -> Ended {
 }
 
 #[track_caller]
-fn until_its_end(mut command: Command) -> Ended {
-    let mut child = command.spawn().unwrap();
-    let log = read_lines(&mut child, None);
+fn until_its_end(command: Command) -> Ended {
+    let (mut child, log) = running(command, Output::Pipe);
     let both_ended = |lines: &[String]| lines.iter().any(|line| line == END).then_some(());
     if log.wait(DEADLINE, both_ended).is_none() {
         let _ = child.kill();
@@ -307,18 +348,51 @@ fn prepared(mut command: Command, settings: &[(&str, &str)]) -> Command {
     command
 }
 
-/// Reads stdout and stderr to their ends, so that neither pipe ever fills; with `pause`, not beyond
-/// the start-up line before its other end is dropped.
-fn read_lines(child: &mut Child, pause: Option<Receiver<()>>) -> Seen<String> {
+/// What stdout is.
+enum Output {
+    Pipe,
+    /// A pipe that is not read beyond the start-up line before the other end of this is dropped.
+    Paused(Receiver<()>),
+    Terminal,
+}
+
+/// Starts it, and reads stdout and stderr to their ends, so that neither ever fills.
+#[track_caller]
+fn running(mut command: Command, output: Output) -> (Child, Seen<String>) {
+    let terminal = matches!(output, Output::Terminal).then(|| {
+        let (ours, its) = terminal();
+        command.stdout(its);
+        ours
+    });
+    let mut child = command.spawn().unwrap();
+    drop(command); // a terminal ends when nobody has it open
     let log = Seen::new();
-    let stdout = reader(child.stdout.take().unwrap(), log.clone(), pause);
+    let pause = match output {
+        Output::Paused(pause) => Some(pause),
+        Output::Pipe | Output::Terminal => None,
+    };
+    let stdout = match terminal {
+        Some(terminal) => reader(File::from(terminal), log.clone(), None),
+        None => reader(child.stdout.take().unwrap(), log.clone(), pause),
+    };
     let stderr = reader(child.stderr.take().unwrap(), log.clone(), None);
     let end = log.clone();
     thread::spawn(move || {
         let _ = (stdout.join(), stderr.join());
         end.push(END.to_owned());
     });
-    log
+    (child, log)
+}
+
+/// A terminal: our end, and that of a program.
+#[track_caller]
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = openpt(flags).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let its = ioctl_tiocgptpeer(&ours, flags).unwrap();
+    (ours, its)
 }
 
 fn reader(

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use rustls::{ServerConnection, StreamOwned};
+use serde_json::{Value, json};
 
 use super::{DEADLINE, Pattern, net};
 
@@ -172,13 +173,20 @@ impl Response {
         assert_eq!(self.status(), status, "{seen}");
         let error = self.head.field("x-codex-reset-proxy-error");
         assert_eq!(error.as_deref(), Some(code), "{seen}");
-        assert!(self.head.field("x-request-id").is_some(), "{seen}");
         let kind = self.head.field("content-type").unwrap_or_default();
         assert!(kind.starts_with("application/json"), "{seen}");
-        let body = self.text();
-        assert!(body.starts_with(r#"{"error":{"message":""#), "{seen}");
-        let end = format!(r#"","type":"proxy_error","param":null,"code":"{code}"}}}}"#);
-        assert!(body.trim_end().ends_with(&end), "{seen}");
+        let body: Value = serde_json::from_slice(&self.body).unwrap();
+        let message = &body["error"]["message"];
+        assert!(
+            message.as_str().is_some_and(|text| !text.is_empty()),
+            "{seen}"
+        );
+        let id = self.head.field("x-request-id").unwrap();
+        let error = json!({
+            "message": message, "type": "proxy_error", "param": null, "code": code,
+            "request_id": id,
+        });
+        assert_eq!(body, json!({ "error": error }), "{seen}");
     }
 }
 
