@@ -1,6 +1,6 @@
 //! What does not change while the process runs.
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::config::Config;
 
@@ -16,8 +16,14 @@ pub struct About {
     pub listen: SocketAddr,
     /// Where their requests go: scheme, authority and path.
     pub upstream: String,
+    /// Connections of clients that are admitted at the same time.
+    pub client_connections_max: u64,
+    /// Bytes of request bodies that are held at the same time.
+    pub buffered_bytes_max: u64,
     /// When the process started.
     pub started: SystemTime,
+    /// `RESPONSE_HEADER_TIMEOUT_SECONDS`.
+    pub header_timeout: Duration,
     /// Every setting as it takes effect, secrets masked.
     pub settings: Vec<(&'static str, String)>,
 }
@@ -33,7 +39,10 @@ impl About {
             workers: config.workers,
             listen,
             upstream: format!("{scheme}://{}{}", upstream.authority, upstream.path),
+            client_connections_max: config.client_connections_max,
+            buffered_bytes_max: config.buffered_bytes_max,
             started: SystemTime::now(),
+            header_timeout: config.attempts.header_timeout,
             settings: config.effective(),
         }
     }

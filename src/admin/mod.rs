@@ -3,7 +3,11 @@
 //! It has a thread and a runtime of its own: a page costs the cores no more than a copy of what they have
 //! counted. It speaks HTTP as clients are spoken to, by the same code.
 pub mod about;
+mod metrics;
+mod page;
 mod status;
+mod totals;
+mod units;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -167,13 +171,20 @@ impl Admin {
             let own = text((405, "Method Not Allowed"), "There is GET and HEAD here.\n");
             return reply.tell(&own, false).await;
         }
-        if !matches!(path, "/healthz" | "/status.json") {
+        if !matches!(path, "/" | "/healthz" | "/metrics" | "/status.json") {
             return reply
                 .tell(&text((404, "Not Found"), NOT_FOUND), false)
                 .await;
         }
+        let fields = page::fields();
         let own = match self.ask().await {
             Ok((whole, silent)) => match path {
+                "/metrics" => metrics::answer(&self.about, &whole, silent),
+                "/" => Own {
+                    content_type: "text/html; charset=utf-8",
+                    fields: &fields,
+                    ..Own::json((200, "OK"), page::html(&self.about, &whole, silent))
+                },
                 "/status.json" => Own::json((200, "OK"), status::json(&self.about, &whole, silent)),
                 _ => status::health(&whole, silent),
             },

@@ -35,7 +35,7 @@ impl Counters {
                 labelled("phase", &Phase::NAMES, &self.clients_left),
             ),
             family(
-                "possibly_doubled",
+                "possibly_doubled_requests",
                 "Requests sent again after an attempt whose request had been taken whole by the peer's \
                  kernel: they may have been processed, and billed, twice.",
                 one(&self.possibly_doubled),
@@ -96,8 +96,8 @@ impl Counters {
         vec![
             family(
                 "pool_takes",
-                "Looks for an idle upstream connection: hit, miss (there was none), stale (it turned out to \
-                 have been closed by the upstream).",
+                "Looks for an idle upstream connection: hit, miss (there was none). Besides those, stale: idle \
+                 connections that turned out to have been closed by the upstream.",
                 Series::Counts(vec![
                     (vec![("result", "hit")], &self.pool_hits),
                     (vec![("result", "miss")], &self.pool_misses),
@@ -106,7 +106,7 @@ impl Counters {
             ),
             family(
                 "connects",
-                "TCP connections to the upstream, made or failed.",
+                "TCP connects to the upstream, by their result; failed includes those that took too long.",
                 Series::Counts(vec![
                     (vec![("result", "ok")], &self.connects),
                     (vec![("result", "failed")], &self.connects_failed),
@@ -114,7 +114,8 @@ impl Counters {
             ),
             family(
                 "tls_handshakes",
-                "TLS handshakes with the upstream: full, resumed from a session before, or failed.",
+                "TLS handshakes with the upstream: full, resumed from an earlier session, or failed, which \
+                 includes those that took too long.",
                 Series::Counts(vec![
                     (vec![("result", "full")], &self.handshakes_full),
                     (vec![("result", "resumed")], &self.handshakes_resumed),
@@ -122,9 +123,9 @@ impl Counters {
                 ]),
             ),
             family(
-                "client_connections",
-                "Connections of clients: admitted, turned_away (beyond MAX_CLIENT_CONNECTIONS, told so), \
-                 closed (beyond that, without a word).",
+                "client_accepts",
+                "Connections of clients, by what came of them: admitted, turned_away (beyond \
+                 MAX_CLIENT_CONNECTIONS, told so), closed (beyond that, without a word).",
                 Series::Counts(vec![
                     (vec![("result", "admitted")], &self.clients_admitted),
                     (vec![("result", "turned_away")], &self.clients_turned_away),
@@ -143,7 +144,7 @@ impl Counters {
         let by_attempt = ATTEMPTS.iter().zip(&self.header_time);
         vec![
             times(
-                "response_header_seconds",
+                "response_header_wait_seconds",
                 "From the last byte of a request sent to the end of its response head, by the number of the \
                  attempt: what RESPONSE_HEADER_TIMEOUT_SECONDS limits.",
                 by_attempt
@@ -151,22 +152,22 @@ impl Counters {
                     .collect(),
             ),
             times(
-                "exchange_seconds",
+                "exchange_duration_seconds",
                 "From the end of a request's head to the end of its exchange, tunnels included.",
                 vec![(vec![], &self.exchange_time)],
             ),
             times(
-                "connect_seconds",
+                "connect_duration_seconds",
                 "TCP connects to the upstream that succeeded.",
                 vec![(vec![], &self.connect_time)],
             ),
             times(
-                "tls_handshake_seconds",
+                "tls_handshake_duration_seconds",
                 "TLS handshakes with the upstream that succeeded.",
                 vec![(vec![], &self.handshake_time)],
             ),
             times(
-                "send_seconds",
+                "send_duration_seconds",
                 "Sending a whole request to the upstream.",
                 vec![(vec![], &self.send_time)],
             ),

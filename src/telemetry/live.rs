@@ -13,7 +13,7 @@ use crate::telemetry::words::Phase;
 /// Exchanges that a look at a core tells one by one; the others are only counted.
 pub(super) const TOLD_MAX: usize = 50;
 /// Mishaps that a core remembers.
-pub(super) const MISHAPS_MAX: usize = 20;
+pub const MISHAPS_MAX: usize = 20;
 
 thread_local! {
     static LIVE: RefCell<Slab<Entry>> = const { RefCell::new(Slab::new()) };

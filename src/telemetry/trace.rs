@@ -160,7 +160,8 @@ impl Trace {
         self.times.get()
     }
 
-    pub(super) fn phase(&self) -> Phase {
+    /// What the exchange is at.
+    pub fn phase(&self) -> Phase {
         self.phase.get()
     }
 

@@ -116,7 +116,10 @@ impl Upstream {
         let connected = deadline
             .limit(Box::pin(self.connect(deadline, trace)))
             .await;
-        let connected = connected.unwrap_or(Err(Failure::ConnectTimeout(limit)));
+        let connected = connected.unwrap_or_else(|_| {
+            count_cut(trace);
+            Err(Failure::ConnectTimeout(limit))
+        });
         if connected.is_err() {
             self.addresses.refresh();
         }
@@ -197,7 +200,7 @@ impl Upstream {
             {
                 Ok(Ok(stream)) => return Ok((stream, addr)),
                 Ok(Err(error)) => failure = error,
-                Err(_) => (),
+                Err(_) => count_cut(trace),
             }
             self.avoid(addr, false);
             if !failure.may_pass() {
@@ -228,5 +231,14 @@ impl Upstream {
             Err(_) => &core.handshakes_failed,
         });
         Ok(Stream::Tls(Box::new(tls.map_err(Failure::Handshake)?)))
+    }
+}
+
+/// Counts what its time-out has ended.
+fn count_cut(trace: &Trace) {
+    match trace.phase() {
+        Phase::Connect => count(|core| &core.connects_failed),
+        Phase::Tls => count(|core| &core.handshakes_failed),
+        _ => (), // it has not come so far
     }
 }

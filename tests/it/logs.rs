@@ -3,6 +3,7 @@ use std::sync::mpsc;
 
 use serde_json::Value;
 
+use crate::support::metrics::Numbers;
 use crate::support::{
     Client, OK, Origin, Proxy, RESCUE, act, answers, closes, get, hangs, post, resets, soon,
 };
@@ -104,6 +105,8 @@ fn a_log_that_nobody_reads_does_not_stop_the_proxy() {
     let lost = proxy.status()["log_lines_lost"].as_u64().unwrap();
     let written = 2 * EXCHANGES as u64; // a line for each attempt as well
     assert!(lost > 0 && lost < written - 10_000, "{lost}");
+    let metric = Numbers::of(&proxy).value("log_lines_lost_total");
+    assert_eq!(metric, lost as f64);
 }
 
 /// Whether a request is logged as rescued whose client leaves between the last event and the end.

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 
-use crate::support::net::{close_with_reset, eventually};
+use crate::support::net::{affordable, close_with_reset, eventually};
 use crate::support::{Client, DEADLINE, OK, Origin, Proxy, get};
 
 /// Answers every request, on any number of connections.
@@ -111,18 +111,6 @@ fn connections_that_wait_to_be_accepted_when_the_drain_begins_are_answered() {
 
 /// Per connection that says nothing; unoptimised futures are larger.
 const IDLE_KIB_MAX: f64 = if cfg!(debug_assertions) { 16.0 } else { 4.0 };
-
-/// As many as are wanted and the limits of this process allow.
-fn affordable(wanted: usize) -> usize {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).unwrap();
-    let room = limit.maximum.map_or(wanted, |max| max as usize / 2);
-    if room < wanted {
-        eprintln!("ONLY {room} CONNECTIONS instead of {wanted}: RLIMIT_NOFILE");
-    }
-    room.min(wanted)
-}
 
 #[test]
 fn five_thousand_idle_connections_are_cheap_and_harm_nobody_and_end_with_the_drain() {

@@ -1,9 +1,11 @@
 //! What the tests stand on: a scripted upstream, a raw client and the proxy as a child process.
 //! Plain blocking sockets and no code of the crate, so that both cannot share a mistake.
 mod bodies;
+mod browser;
 mod client;
 mod dice;
 pub mod load;
+pub mod metrics;
 pub mod names;
 pub mod net;
 mod origin;
@@ -15,6 +17,7 @@ mod tls;
 mod wire;
 
 pub use bodies::{Pattern, chunked, pattern};
+pub use browser::Browser;
 pub use client::{Client, Cut};
 pub use dice::Dice;
 pub use net::{Vacant, full_backlog};
@@ -23,7 +26,7 @@ pub use peer::Peer;
 pub use proxy::{Proxy, run, run_by};
 pub use secrets::{CANARY, assert_no_secret, shown_canary};
 pub use tls::Authority;
-pub use wire::{Framing, Gone, Head, Response, Stream, Wire, fields_without};
+pub use wire::{Framing, Gone, Head, Request, Response, Stream, Wire, fields_without};
 
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

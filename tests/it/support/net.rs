@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use socket2::{SockFilter, SockRef};
 
 use super::{DEADLINE, sockets};
@@ -157,4 +158,16 @@ pub fn until_taken(tcp: &TcpStream) {
         // Closed: nobody will read it.
         sockets::find(other, own).is_none_or(|socket| socket.unread == 0)
     });
+}
+
+/// As many connections as are wanted and the limits of this process allow.
+pub fn affordable(wanted: usize) -> usize {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let room = limit.maximum.map_or(wanted, |max| max as usize / 2);
+    if room < wanted {
+        eprintln!("ONLY {room} CONNECTIONS instead of {wanted}: RLIMIT_NOFILE");
+    }
+    room.min(wanted)
 }
