@@ -270,6 +270,8 @@ fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn about() -> About {
@@ -282,6 +284,7 @@ mod tests {
             client_connections_max: 10,
             buffered_bytes_max: 1 << 30,
             started: SystemTime::UNIX_EPOCH,
+            header_timeout: Duration::ZERO,
             settings: Vec::new(),
         }
     }

@@ -168,7 +168,10 @@ impl Admin {
         let (method, path) = (&*request.named.method, &*request.named.path);
         let reply = Unanswered::new(client, method == "HEAD", keep_alive);
         if !matches!(method, "GET" | "HEAD") {
-            let own = text((405, "Method Not Allowed"), "There is GET and HEAD here.\n");
+            let own = Own {
+                fields: &[("Allow", "GET, HEAD".to_owned())], // RFC 9110 15.5.6
+                ..text((405, "Method Not Allowed"), "There is GET and HEAD here.\n")
+            };
             return reply.tell(&own, false).await;
         }
         if !matches!(path, "/" | "/healthz" | "/metrics" | "/status.json") {

@@ -90,6 +90,7 @@ fn it_answers_get_and_head_on_a_connection_that_is_kept_and_says_what_else_there
     );
     let put = client.exchange("PUT /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(put.status(), 405);
+    assert_eq!(put.head.field("allow").as_deref(), Some("GET, HEAD"));
     let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     let upgrade = client.exchange(format!("GET /healthz HTTP/1.1\r\nHost: h\r\n{upgrade}"));
     assert_eq!(upgrade.status(), 200);
