@@ -148,7 +148,7 @@ impl Admin {
                 Next::Nothing => return,
                 Next::Refused(refusal, named) => {
                     let reply = Unanswered::new(&client, named.method == "HEAD", false);
-                    reply.refuse(&refusal, 0, "-").await
+                    reply.refuse(&refusal, (0, None), "-").await
                 }
                 Next::Request(request) => self.answer(&client, &request).await,
             };

@@ -9,7 +9,7 @@
 //! ```
 //! # use codex_reset_proxy::{downstream::reply::Unanswered, net::buffer::Buffer, refusal::Refusal};
 //! # async fn f(reply: Unanswered<'_>, mut head: Buffer, refusal: Refusal) {
-//! let _answered = reply.refuse(&refusal, 1, "id").await;
+//! let _answered = reply.refuse(&refusal, (1, None), "id").await;
 //! # }
 //! ```
 //!
@@ -19,7 +19,7 @@
 //! # use codex_reset_proxy::{downstream::reply::Unanswered, net::buffer::Buffer, refusal::Refusal};
 //! # async fn f(reply: Unanswered<'_>, mut head: Buffer, refusal: Refusal) {
 //! let answering = reply.begin(&mut head).await;
-//! reply.refuse(&refusal, 1, "id").await; // error: use of moved value
+//! reply.refuse(&refusal, (1, None), "id").await; // error: use of moved value
 //! # }
 //! ```
 use std::borrow::Cow;
@@ -132,9 +132,14 @@ impl<'c> Unanswered<'c> {
         Ok(answering)
     }
 
-    /// Tells the client why there is no response. `sends`: how often the request was sent; `id`: the
-    /// one in our log line.
-    pub async fn refuse(self, refusal: &Refusal, sends: u32, id: impl Display) -> Answered {
+    /// Tells the client why there is no response. `sends`: how often the request was sent; `failed`: what
+    /// became of the attempts, where there was more than one; `id`: the one in our log line.
+    pub async fn refuse(
+        self,
+        refusal: &Refusal,
+        (sends, failed): (u32, Option<&dyn Display>),
+        id: impl Display,
+    ) -> Answered {
         let told = refusal.tell();
         let fields = [
             ("x-codex-reset-proxy-error", told.code.to_owned()),
@@ -145,6 +150,7 @@ impl<'c> Unanswered<'c> {
         let overloaded = matches!(refusal, Refusal::Overloaded(..));
         let more = [
             (sends > 0).then(|| ("x-codex-reset-proxy-attempts", sends.to_string())),
+            failed.map(|failed| ("x-codex-reset-proxy-attempts-detail", failed.to_string())),
             upgrade.then(|| ("Upgrade", "websocket".to_owned())),
             overloaded.then(|| ("Retry-After", "1".to_owned())),
         ];

@@ -196,7 +196,7 @@ fn attempt(
             let failure = failed.failure();
             if failed.was_stale() && stale_may_be_free {
                 stale_may_be_free = false;
-                record.stale_connection(failure, failed.delivery());
+                record.stale_connection(failure.cause(), failure, failed.delivery());
                 request = failed.into_request();
                 continue;
             }
@@ -264,7 +264,8 @@ async fn refuse(reply: Unanswered<'_>, refusal: &Refusal, record: &mut Record) -
     let told = refusal.tell();
     record.status = Some(told.status.0);
     // Boxed: it is rare, and a task holds the largest of what it may wait for.
-    let refuse = Box::pin(reply.refuse(refusal, record.trace.sends(), record.id));
+    let attempts = (record.trace.sends(), record.failed_attempts());
+    let refuse = Box::pin(reply.refuse(refusal, attempts, record.id));
     let answered = refuse.await;
     record.finish(&Outcome::Refused(told.code), answered.sent);
     answered

@@ -42,7 +42,7 @@ pub(super) fn respond(
             let mut head = Buffer::small();
             let read = committed.read_head(&request.named.method, |parsed, framing, connection| {
                 let leads = leads(request, parsed);
-                let rules = rules(leads, framing, unchunk, keep_alive, record.trace.sends());
+                let rules = rules(leads, framing, unchunk, keep_alive, record);
                 write_response(head.as_vec(), parsed, connection, &rules);
                 leads
             });
@@ -120,16 +120,18 @@ fn rules(
     framing: Framing,
     unchunk: bool,
     keep_alive: bool,
-    sends: u32,
-) -> ResponseRules {
+    record: &Record,
+) -> ResponseRules<'_> {
     let framing = match framing {
         Framing::Chunked if unchunk => Framing::UntilClose,
         framing => framing,
     };
+    let is_final = leads != Leads::On;
     ResponseRules {
         framing,
         close: leads == Leads::ToBody && (framing == Framing::UntilClose || !keep_alive),
-        attempts: (leads != Leads::On).then_some(sends),
+        attempts: is_final.then(|| record.trace.sends()),
+        failed: record.failed_attempts().filter(|_| is_final),
         websocket: leads == Leads::ToTunnel,
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Fields keep their name, value, order and repetition. Hop-by-hop fields (RFC 9110 7.6.1) and those
 //! that `Connection` names never cross.
+use std::fmt::Display;
 use std::io::Write;
 
 use httparse::Header;
@@ -175,13 +176,15 @@ pub fn write_request(
 }
 
 /// What a response head gets on its way down.
-pub struct ResponseRules {
+pub struct ResponseRules<'a> {
     /// How its body goes down; chunked and length only where they came that way.
     pub framing: Framing,
     /// The client's connection ends with this response.
     pub close: bool,
     /// How often the request was sent; `None` for an interim response.
     pub attempts: Option<u32>,
+    /// What became of the attempts that failed, where there was more than one.
+    pub failed: Option<&'a dyn Display>,
     /// It is the 101 of a WebSocket handshake: what it says of the upgrade crosses.
     pub websocket: bool,
 }
@@ -191,7 +194,7 @@ pub fn write_response(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
     connection: &Connection<'_>,
-    rules: &ResponseRules,
+    rules: &ResponseRules<'_>,
 ) {
     let digit = |value: u16| b'0' + (value % 10) as u8;
     let code = [
@@ -218,9 +221,12 @@ pub fn write_response(
             write_field(out, field.name, field.value);
         }
     }
+    // Writing to memory does not fail.
     if let Some(attempts) = rules.attempts {
-        // Writing to memory does not fail.
         let _ = write!(out, "x-codex-reset-proxy-attempts: {attempts}\r\n");
+    }
+    if let Some(failed) = rules.failed {
+        let _ = write!(out, "x-codex-reset-proxy-attempts-detail: {failed}\r\n");
     }
     if rules.close || rules.websocket {
         let option: &[u8] = if rules.close { b"close" } else { b"Upgrade" };
@@ -298,6 +304,7 @@ mod tests {
             framing,
             close: false,
             attempts: Some(2),
+            failed: None,
             websocket: false,
         };
         head::with_response(text.as_bytes(), |head| {
@@ -369,6 +376,7 @@ mod tests {
     #[test]
     fn a_response_keeps_its_fields_and_cannot_forge_ours() {
         let text = "HTTP/1.0 200 Fine\r\nSet-Cookie: a\r\nset-cookie: b\r\nX-Codex-Reset-Proxy-Attempts: 9\r\n\
+                    x-codex-reset-proxy-attempts-detail: 1=not_sent,closed,0.0s\r\n\
                     Connection: close, x-c\r\nX-C: 1\r\nContent-Length: 3\r\nProxy-Authenticate: x\r\n\r\n";
         assert_eq!(
             down(text, Framing::Length(3)),

@@ -5,6 +5,7 @@
 )]
 use std::cell::UnsafeCell;
 use std::io;
+use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use monoio::BufResult;
@@ -43,6 +44,29 @@ impl Socket {
         // use it only to make their operation, when they are first polled, which is at once.
         let stream = unsafe { &mut *self.0.get() };
         stream.write(buf)
+    }
+
+    /// What the kernel tells of a TCP connection, also of one that has ended; fails for other sockets.
+    /// What it does not know of, being too old, is 0.
+    pub fn tcp_info(&self) -> io::Result<libc::tcp_info> {
+        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: both pointers are to locals that outlive the call, and the kernel writes no more than
+        // the `length` bytes that are there.
+        let result = unsafe {
+            libc::getsockopt(
+                self.as_fd().as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        match result {
+            // SAFETY: it holds nothing but integers, for which any bytes will do, and has been zeroed.
+            0 => Ok(unsafe { info.assume_init() }),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     fn stream(&self) -> &TcpStream {

@@ -49,6 +49,15 @@ pub struct Tcp {
     readable: RefCell<Pin<Box<dyn Future<Output = io::Result<()>>>>>,
     /// Work since there was last a wait for something to read.
     unpaused: Cell<usize>,
+    handed: Cell<u64>,
+}
+
+/// What has become of the bytes that the kernel has taken.
+pub struct Outgoing {
+    /// So many have not left this machine yet. A FIN of ours counts as one.
+    pub unsent: u32,
+    /// So often in a row the oldest ones have been sent anew, without any acknowledgement of them.
+    pub repeats: u8,
 }
 
 impl Tcp {
@@ -82,6 +91,26 @@ impl Tcp {
             socket,
             readable: RefCell::new(Box::pin(Again { make, armed: None })),
             unpaused: Cell::new(0),
+            handed: Cell::new(0),
+        })
+    }
+
+    /// How many bytes the kernel has ever taken, as far as the writes have ended.
+    pub fn handed(&self) -> u64 {
+        self.handed.get()
+    }
+
+    fn hand(&self, count: usize) {
+        self.handed.set(self.handed.get() + count as u64);
+    }
+
+    /// What has become of them, as far as this end can know. It can still be told after an end of either
+    /// side or a reset.
+    pub fn outgoing(&self) -> io::Result<Outgoing> {
+        let info = self.socket.tcp_info()?;
+        Ok(Outgoing {
+            unsent: info.tcpi_notsent_bytes,
+            repeats: info.tcpi_retransmits,
         })
     }
 
@@ -152,6 +181,7 @@ impl Tcp {
             Err(Errno::AGAIN | Errno::INTR) => 0,
             Err(error) => return Err(error.into()),
         };
+        self.hand(sent);
         while let Some(block) = blocks.front_mut() {
             if sent < block.len() {
                 block.advance(sent);
@@ -176,7 +206,10 @@ impl Tcp {
     pub async fn write_buffer(&self, buffer: &mut Buffer, stall: Duration) -> io::Result<()> {
         if buffer.len() >= AT_ONCE_BYTES_MIN {
             match send(self, buffer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(count) => buffer.consume(count),
+                Ok(count) => {
+                    self.hand(count);
+                    buffer.consume(count);
+                }
                 Err(Errno::AGAIN | Errno::INTR) => (),
                 Err(error) => return Err(error.into()),
             }
@@ -209,7 +242,10 @@ impl Tcp {
                 buf = slice.into_inner();
                 match written? {
                     0 => return Err(io::ErrorKind::WriteZero.into()),
-                    count => sent += count,
+                    count => {
+                        self.hand(count);
+                        sent += count;
+                    }
                 }
             }
             Ok(buf)
@@ -259,6 +295,13 @@ impl Tcp {
     /// Ends both directions now, also under an operation that still holds the socket.
     pub fn close_both(&self) {
         let _ = rustix::net::shutdown(self, Shutdown::Both);
+    }
+
+    /// Ends the connection with a reset now: what has not left this machine never will. Closing it, the
+    /// kernel would go on sending for minutes.
+    pub fn abort(&self) {
+        // Fails only where there is nothing to end.
+        let _ = rustix::net::connect_unspec(self);
     }
 
     /// Makes closing send RST instead of FIN.

@@ -2,6 +2,7 @@
 //!
 //! All of it belongs to the core's thread. Nothing is shared: who wants to know asks the core.
 pub mod counters;
+mod failed;
 mod families;
 pub mod json;
 pub mod live;

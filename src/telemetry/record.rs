@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use crate::telemetry::counters::{count, observe};
+use crate::telemetry::failed::FailedAttempts;
 use crate::telemetry::live::{Mischief, remember};
 use crate::telemetry::trace::Trace;
 use crate::telemetry::words::{Cause, Delivery, Ending, Phase};
@@ -66,6 +67,7 @@ pub struct Record {
     started: Instant,
     request_bytes: u64,
     header_time: Option<Duration>,
+    failed: FailedAttempts,
     last: Option<Then>,
 }
 
@@ -141,6 +143,7 @@ impl Record {
             started,
             request_bytes: 0,
             header_time: None,
+            failed: FailedAttempts::default(),
             last: None,
         }
     }
@@ -168,6 +171,7 @@ impl Record {
         } = *failed;
         let attempt = self.trace.attempt();
         let took = self.trace.failed(cause, delivery);
+        self.failed.add(Some(attempt), (delivery, cause), took);
         self.last = Some(then);
         warn!(
             id = %self.id, method = %self.named.method, path = %self.named.path, attempt,
@@ -204,10 +208,20 @@ impl Record {
     }
 
     /// A reused connection turned out to be closed: no attempt is used up.
-    pub fn stale_connection(&mut self, cause: &dyn Display, delivery: Delivery) {
+    pub fn stale_connection(&mut self, cause: Cause, text: &dyn Display, delivery: Delivery) {
         count(|core| &core.pool_stale);
-        self.trace.stale(delivery);
-        debug!(id = %self.id, %cause, delivery = delivery.name(), "stale connection, sent again on a fresh one");
+        let took = self.trace.stale(delivery);
+        self.failed.add(None, (delivery, cause), took);
+        debug!(
+            id = %self.id, failure = cause.name(), delivery = delivery.name(), cause = %text,
+            "stale connection, sent again on a fresh one"
+        );
+    }
+
+    /// What the client is told of the attempts that have failed, where there was more than one attempt.
+    pub fn failed_attempts(&self) -> Option<&dyn Display> {
+        let several = self.trace.attempt() > 1 || self.failed.begins_stale();
+        (several && self.failed.count() > 0).then_some(&self.failed)
     }
 
     /// The phases of an attempt, for who wants to know.

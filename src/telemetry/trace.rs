@@ -139,10 +139,11 @@ impl Trace {
         self.began.get().elapsed()
     }
 
-    /// The connection was not good any more, which is no failure of the attempt.
-    pub(super) fn stale(&self, delivery: Delivery) {
+    /// The connection was not good any more, which is no failure of the attempt; how long that took.
+    pub(super) fn stale(&self, delivery: Delivery) -> Duration {
         self.note(delivery);
         self.times.take();
+        self.began.get().elapsed()
     }
 
     fn note(&self, delivery: Delivery) {
@@ -180,5 +181,48 @@ impl Trace {
     /// How often the request was put on a connection.
     pub fn sends(&self) -> u32 {
         self.sends.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::counters::copy;
+    use crate::telemetry::record::{Ids, Record};
+
+    #[test]
+    fn a_request_counts_once_as_possibly_doubled_and_only_when_it_is_sent_again() {
+        use Delivery::{Acked, NotAcked, NotSent};
+        let doubled = |deliveries: &[Delivery], stale: Option<Delivery>| {
+            let before = copy().possibly_doubled.value();
+            let named = Named {
+                method: "POST".into(),
+                path: "/".to_owned(),
+            };
+            let trace = Record::new(&Ids::default(), Rc::new(named)).trace;
+            trace.begin();
+            if let Some(delivery) = stale {
+                trace.sent();
+                trace.stale(delivery);
+            }
+            for (at, delivery) in deliveries.iter().enumerate() {
+                if at > 0 {
+                    trace.begin();
+                }
+                if *delivery != NotSent {
+                    trace.sent();
+                }
+                trace.failed(Cause::Closed, *delivery);
+            }
+            copy().possibly_doubled.value() - before
+        };
+        assert_eq!(doubled(&[Acked], None), 0);
+        assert_eq!(doubled(&[Acked, NotSent, NotSent], None), 0);
+        assert_eq!(doubled(&[NotAcked, NotAcked, Acked], None), 0);
+        assert_eq!(doubled(&[Acked, NotSent, NotAcked], None), 1);
+        assert_eq!(doubled(&[NotSent], Some(Acked)), 0);
+        assert_eq!(doubled(&[NotAcked], Some(NotSent)), 0);
+        assert_eq!(doubled(&[Acked], Some(Acked)), 1);
+        assert_eq!(doubled(&[Acked; 9], None), 1);
     }
 }

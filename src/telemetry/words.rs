@@ -148,10 +148,11 @@ impl Cause {
 pub enum Delivery {
     /// Nothing of it left us.
     NotSent,
-    /// The peer's kernel has not taken all of it: it cannot have been processed whole.
+    /// Part of it has not left us and never will, or was sent again and again and never acknowledged: it
+    /// cannot have been processed whole.
     NotAcked,
-    /// The peer's kernel has taken all of it: it may have been processed, and billed. Behind a CDN it
-    /// is the edge that has taken it.
+    /// The peer's kernel has taken all of it, or may have: it may have been processed, and billed. Behind
+    /// a CDN or a load balancer it is the edge that has taken it.
     Acked,
 }
 

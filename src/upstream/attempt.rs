@@ -60,6 +60,7 @@ use crate::telemetry::counters::count;
 use crate::telemetry::trace::Trace;
 use crate::telemetry::words::{Delivery, Phase};
 use crate::upstream::connection::{Connection, Upstream};
+use crate::upstream::delivery;
 use crate::upstream::failure::Failure;
 use crate::upstream::request::Replayable;
 
@@ -184,7 +185,7 @@ impl Replayable {
                 Ok(conn) => conn,
                 Err(failure) => return Err(self.failed(failure, false, Delivery::NotSent)),
             };
-            let sends = trace.sends();
+            let (sends, handed) = (trace.sends(), conn.stream.tcp().handed());
             trace.connected(conn.reused);
             let sent = self.send(&conn.stream, &limits, trace).await;
             if let Ok(Some(1..)) = sent.read {
@@ -201,16 +202,23 @@ impl Replayable {
                         .unwrap_or_else(|error| Sending::Broken(hides_cut(&error))),
                 });
             }
-            let failure = failure(sent.read, sent.sending.err(), limits);
+            let delivery = match trace.sends() == sends {
+                true => Delivery::NotSent,
+                false => {
+                    let tcp = conn.stream.tcp();
+                    let so_far = (tcp.handed() - handed, self.bytes());
+                    delivery::of(tcp, so_far, &sent.read, sent.sending.as_ref().err())
+                }
+            };
+            let failure = Failure::of(sent.read, sent.sending.err(), limits);
             let stale = conn.reused && failure.is_stale();
             if !stale {
                 upstream.avoid(conn.addr, matches!(failure, Failure::HeaderTimeout(..)));
             }
-            conn.close();
-            let delivery = match trace.sends() == sends {
-                true => Delivery::NotSent,
-                false => Delivery::Acked,
-            };
+            match delivery {
+                Delivery::NotAcked => conn.abort(),
+                _ => conn.close(),
+            }
             Err(self.failed(failure, stale, delivery))
         }
     }
@@ -311,26 +319,6 @@ struct Sent {
 fn try_read(stream: &Stream, received: &mut Buffer) -> io::Result<Option<usize>> {
     *received = Buffer::small();
     stream.try_read(received)
-}
-
-/// Why there is no answer: what stopped the sending comes before what it led to.
-fn failure(
-    read: io::Result<Option<usize>>,
-    write_error: Option<io::Error>,
-    limits: Limits,
-) -> Failure {
-    match (write_error, read) {
-        (Some(error), _) if error.kind() == io::ErrorKind::TimedOut => {
-            Failure::WriteTimeout(limits.write)
-        }
-        (Some(error), _) => Failure::Write(error),
-        (None, Ok(Some(_))) => Failure::Closed,
-        (None, Ok(None)) => {
-            Failure::HeaderTimeout(limits.header.unwrap_or_default(), limits.header_setting)
-        }
-        (None, Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Failure::Closed,
-        (None, Err(error)) => Failure::Read(error),
-    }
 }
 
 /// Starts to send a request. Of several blocks what the socket takes goes at once, while it is in the

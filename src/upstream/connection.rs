@@ -52,6 +52,11 @@ impl Connection {
     pub fn close(self) {
         self.stream.close();
     }
+
+    /// The same, and what has not left this machine never will.
+    pub fn abort(self) {
+        self.stream.tcp().abort();
+    }
 }
 
 impl Upstream {

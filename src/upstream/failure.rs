@@ -7,6 +7,7 @@ use crate::net::tls::is_certificate_error;
 use crate::refusal::Refusal;
 use crate::telemetry::record::Then;
 use crate::telemetry::words::Cause;
+use crate::upstream::attempt::Limits;
 
 /// Each variant is a cause that a person would tell apart.
 #[derive(Debug)]
@@ -36,6 +37,27 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Why there is no answer: what stopped the sending comes before what it led to. `read` as in
+    /// [`Stream::try_read`](crate::net::stream::Stream::try_read), when the wait was over.
+    pub(super) fn of(
+        read: io::Result<Option<usize>>,
+        write_error: Option<io::Error>,
+        limits: Limits,
+    ) -> Self {
+        match (write_error, read) {
+            (Some(error), _) if error.kind() == io::ErrorKind::TimedOut => {
+                Self::WriteTimeout(limits.write)
+            }
+            (Some(error), _) => Self::Write(error),
+            (None, Ok(Some(_))) => Self::Closed,
+            (None, Ok(None)) => {
+                Self::HeaderTimeout(limits.header.unwrap_or_default(), limits.header_setting)
+            }
+            (None, Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
+            (None, Err(error)) => Self::Read(error),
+        }
+    }
+
     /// As a word, for logs and metrics.
     pub fn cause(&self) -> Cause {
         match self {

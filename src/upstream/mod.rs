@@ -2,6 +2,7 @@
 //! head, and the connections all this happens on.
 pub mod attempt;
 pub mod connection;
+mod delivery;
 pub mod failure;
 pub mod pool;
 pub mod request;

@@ -11,6 +11,7 @@
 
 mod addresses;
 mod admin;
+mod attempts_detail;
 mod bodies;
 mod budget;
 mod client_leaves;
@@ -18,6 +19,7 @@ mod commit;
 mod counted;
 mod counted_clients;
 mod cut;
+mod delivery;
 mod descriptors;
 mod fairness;
 mod fault_matrix;

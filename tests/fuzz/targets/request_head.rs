@@ -112,7 +112,7 @@ fn forward(head: &RequestHead<'_>, fields: &[Field], minor: u8, config: &Config)
     let request = match check(head, config) {
         Ok(request) => request,
         Err(refusal) => {
-            let told = refusal.tell().body();
+            let told = refusal.tell().body("-");
             assert!(!told.contains("canary"), "{told}");
             let climbs = !base.is_empty() && target::has_dot_segments(head.target);
             assert!(refused.is_some() || climbs, "refused: {refusal:?}");

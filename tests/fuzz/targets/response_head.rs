@@ -73,6 +73,7 @@ fn relay(head: &ResponseHead<'_>, fields: &[Field], minor: u8, choice: u8) {
         framing,
         close,
         attempts,
+        failed: None,
         websocket: head.status == 101,
     };
     let mut written = Vec::new();

@@ -1,11 +1,12 @@
 //! Sockets in states that std cannot make: reset, bound but deaf, with a full backlog.
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use socket2::{SockFilter, SockRef};
 
 use super::{DEADLINE, sockets};
 
@@ -93,6 +94,41 @@ pub fn fill_backlog(listener: &TcpListener) -> Vec<TcpStream> {
         assert!(queued.len() < 16, "the queue never fills");
     }
     queued
+}
+
+/// From now on the kernel throws away what comes for this socket, or for those accepted from it, and
+/// acknowledges nothing: a hole in the network. Only what carries no data passes.
+pub fn swallow_data(socket: impl AsFd) {
+    let if_longer_than_the_header = [
+        SockFilter::new(0x30, 0, 0, 12), // load the byte with the header's length
+        SockFilter::new(0x54, 0, 0, 0xf0), // its upper half,
+        SockFilter::new(0x74, 0, 0, 2),  // in words of four bytes
+        SockFilter::new(0x07, 0, 0, 0),  // keep it
+        SockFilter::new(0x80, 0, 0, 0),  // load the length of the whole
+        SockFilter::new(0x2d, 0, 1, 0),  // longer:
+        SockFilter::new(0x06, 0, 0, 0),  // nothing of it
+        SockFilter::new(0x06, 0, 0, 0xffff_ffff), // otherwise all of it
+    ];
+    let socket = SockRef::from(&socket);
+    socket.attach_filter(&if_longer_than_the_header).unwrap();
+}
+
+/// What comes for this socket is taken again.
+pub fn swallow_no_more(socket: impl AsFd) {
+    SockRef::from(&socket).detach_filter().unwrap();
+}
+
+/// Waits until the peer has sent what can be sent to who does not read: nothing more comes.
+pub fn until_stuck(tcp: &TcpStream) {
+    const STUCK: u32 = 100;
+    let (mut last, mut times) = (0, 0);
+    eventually("nothing more comes", || {
+        let unread = rustix::io::ioctl_fionread(tcp).unwrap();
+        times = if unread == last { times + 1 } else { 0 };
+        last = unread;
+        thread::sleep(Duration::from_millis(1));
+        unread > 0 && times > STUCK
+    });
 }
 
 /// Waits until `holds`, looking again and again: for what cannot be waited for.

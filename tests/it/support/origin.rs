@@ -97,8 +97,16 @@ impl Origin {
     }
 
     pub fn plays_tls(authority: &Authority, acts: impl IntoIterator<Item = Act>) -> Self {
+        Self::plays_tls_on(listener(), authority, acts)
+    }
+
+    pub fn plays_tls_on(
+        listener: TcpListener,
+        authority: &Authority,
+        acts: impl IntoIterator<Item = Act>,
+    ) -> Self {
         let script = Script::Acts(acts.into_iter().collect());
-        Self::start(listener(), script, Some(authority.server()))
+        Self::start(listener, script, Some(authority.server()))
     }
 
     /// Plays the same on each of up to `max` connections.

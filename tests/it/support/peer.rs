@@ -70,6 +70,11 @@ impl Peer {
         self.wire.as_mut().expect("the connection is not closed")
     }
 
+    /// Whether no act has closed the connection.
+    pub fn is_open(&self) -> bool {
+        self.wire.is_some()
+    }
+
     /// The next request, complete.
     pub fn request(&mut self) -> Request {
         match self.next_request() {

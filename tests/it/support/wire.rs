@@ -157,6 +157,15 @@ impl Response {
             .map(|value| value.parse().unwrap())
     }
 
+    /// What became of the attempts that failed, one of them each; nothing where the field is missing.
+    pub fn failed_attempts(&self) -> Vec<String> {
+        let fields = self.head.all("x-codex-reset-proxy-attempts-detail");
+        assert!(fields.len() <= 1, "{fields:?}");
+        let all = fields.first().map(|field| field.split("; ").collect());
+        let all: Vec<&str> = all.unwrap_or_default();
+        all.into_iter().map(str::to_owned).collect()
+    }
+
     /// Fails unless this is a refusal with this status and code, in the shape of the contract.
     #[track_caller]
     pub fn assert_refusal(&self, status: u16, code: &str) {
