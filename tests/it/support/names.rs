@@ -1,7 +1,7 @@
 //! A resolver that is scripted: a server of DNS, and a launcher that makes the proxy, and nobody else,
 //! ask it and read a hosts file of the test's own.
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::PathBuf;
 use std::process::{self, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -13,13 +13,19 @@ use super::Seen;
 /// What is said of every name.
 #[derive(Clone, Debug)]
 pub enum Says {
-    Addresses(Vec<Ipv4Addr>),
+    Addresses(Vec<IpAddr>),
     /// SERVFAIL.
     Fails,
     /// NXDOMAIN.
     NoSuchName,
     /// Not a word.
     Nothing,
+}
+
+impl Says {
+    pub fn these<const N: usize>(addresses: [impl Into<IpAddr>; N]) -> Self {
+        Self::Addresses(addresses.map(Into::into).to_vec())
+    }
 }
 
 pub struct Names {
@@ -97,18 +103,28 @@ fn script(folder: &std::path::Path) -> String {
 /// RFC 1035 4.1, as far as the questions of getaddrinfo(3) need it.
 fn serve(socket: &UdpSocket, says: &Mutex<Says>, asked: &Seen<()>) {
     const TYPE_A: u8 = 1;
+    const TYPE_AAAA: u8 = 28;
     const FAILED: u8 = 2;
     const NO_SUCH_NAME: u8 = 3;
     let mut block = [0; 512];
+    let mut last = None;
     while let Ok((count, from)) = socket.recv_from(&mut block) {
         asked.push(());
         let name = block[12..].iter().position(|byte| *byte == 0).unwrap();
         let question = &block[12..12 + name + 5];
-        let is_a = question[name + 2] == TYPE_A;
+        let kind = question[name + 2];
         assert!(count >= 12 + question.len());
-        let (code, addresses) = match says.lock().unwrap().clone() {
-            Says::Addresses(all) if is_a => (0, all),
-            Says::Addresses(_) => (0, Vec::new()),
+        // Of a look-up, which asks for both kinds from one port, all is answered alike.
+        let said = match last.take() {
+            Some((port, said)) if port == from => said,
+            _ => says.lock().unwrap().clone(),
+        };
+        last = Some((from, said.clone()));
+        let (code, addresses) = match said {
+            Says::Addresses(mut all) => {
+                all.retain(|addr| kind == if addr.is_ipv4() { TYPE_A } else { TYPE_AAAA });
+                (0, all)
+            }
             Says::Fails => (FAILED, Vec::new()),
             Says::NoSuchName => (NO_SUCH_NAME, Vec::new()),
             Says::Nothing => continue,
@@ -118,9 +134,13 @@ fn serve(socket: &UdpSocket, says: &Mutex<Says>, asked: &Seen<()>) {
         reply.extend_from_slice(&[0, 1, 0, answers, 0, 0, 0, 0]);
         reply.extend_from_slice(question);
         for addr in addresses {
-            // The name of the question, A, IN, for no time, four bytes.
-            reply.extend_from_slice(&[0xc0, 12, 0, TYPE_A, 0, 1, 0, 0, 0, 0, 0, 4]);
-            reply.extend_from_slice(&addr.octets());
+            let octets = match addr {
+                IpAddr::V4(addr) => addr.octets().to_vec(),
+                IpAddr::V6(addr) => addr.octets().to_vec(),
+            };
+            // The name of the question, its kind, IN, for no time, so many bytes.
+            reply.extend_from_slice(&[0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 0, 0, octets.len() as u8]);
+            reply.extend_from_slice(&octets);
         }
         let _ = socket.send_to(&reply, from);
     }
