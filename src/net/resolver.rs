@@ -62,7 +62,8 @@ fn look_up(host: &str, port: u16) -> Resolved {
             let addresses = found
                 .flatten()
                 .map(|info| SocketAddr::new(info.sockaddr.ip(), port));
-            let addresses: Vec<_> = addresses.take(ADDRESSES_MAX).collect();
+            let mut addresses = alternating(addresses.collect());
+            addresses.truncate(ADDRESSES_MAX);
             match addresses.is_empty() {
                 true => failed(format!("{host} has no address")),
                 false => Resolved::Addresses(addresses.into()),
@@ -75,6 +76,24 @@ fn look_up(host: &str, port: u16) -> Resolved {
             _ => failed(format!("{host}: {}", std::io::Error::from(error))),
         },
     }
+}
+
+/// The same in turns of IPv6 and IPv4, of which each keeps its order (RFC 8305, section 4): where one of
+/// the two leads nowhere, the second address is a way round already.
+fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let six_first = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let mut turns = [0, 0];
+    let mut numbered: Vec<_> = addresses
+        .into_iter()
+        .map(|addr| {
+            let second = addr.is_ipv6() != six_first;
+            let turn = &mut turns[usize::from(second)];
+            *turn += 1;
+            ((*turn, second), addr)
+        })
+        .collect();
+    numbered.sort_by_key(|(turn, _)| *turn);
+    numbered.into_iter().map(|(_, addr)| addr).collect()
 }
 
 /// What a core knows of the upstream's addresses.
@@ -110,9 +129,9 @@ impl Addresses {
         let _ = self.refresh.try_send(());
     }
 
-    /// What is known now.
-    pub fn known(&self) -> Option<Resolved> {
-        self.latest.borrow().clone()
+    /// Whether this is one of the addresses, as far as is known.
+    pub fn include(&self, addr: SocketAddr) -> bool {
+        matches!(&*self.latest.borrow(), Some(Resolved::Addresses(all)) if all.contains(&addr))
     }
 
     /// The addresses, or why there are none. Waits for a look-up where none is known; give it a
@@ -126,13 +145,31 @@ impl Addresses {
         let look_up = self.look_up.borrow().clone();
         let _ = look_up.acquire().await; // no permit is ever added
         let nothing = || Resolved::Failed("the name has not been looked up".into());
-        self.known().unwrap_or_else(nothing)
+        self.latest.borrow().clone().unwrap_or_else(nothing)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn families_take_turns_and_each_keeps_its_order() {
+        let turned = |all: &[&str]| {
+            let parse = |text: &&str| SocketAddr::new(text.parse().unwrap(), 443);
+            let all = alternating(all.iter().map(parse).collect());
+            all.iter()
+                .map(|addr| addr.ip().to_string())
+                .collect::<Vec<_>>()
+        };
+        let (a, b, c) = ("2001:db8::a", "2001:db8::b", "2001:db8::c");
+        let (d, e) = ("192.0.2.4", "192.0.2.5");
+        assert_eq!(turned(&[a, b, c, d, e]), [a, d, b, e, c]);
+        assert_eq!(turned(&[d, e, a, b, c]), [d, a, e, b, c]);
+        assert_eq!(turned(&[a, d, b, e, c]), [a, d, b, e, c]);
+        assert_eq!(turned(&[e, d]), [e, d]);
+        assert!(turned(&[]).is_empty());
+    }
 
     #[test]
     fn what_is_asked_for_during_a_look_up_is_asked_for_once() {

@@ -106,20 +106,23 @@ impl Counters {
             ),
             family(
                 "connects",
-                "TCP connects to the upstream, by their result; failed includes those that took too long.",
+                "TCP connects to the upstream, by their result. failed includes those that took too long; \
+                 abandoned: another address was faster, or the client left.",
                 Series::Counts(vec![
                     (vec![("result", "ok")], &self.connects),
                     (vec![("result", "failed")], &self.connects_failed),
+                    (vec![("result", "abandoned")], &self.connects_abandoned),
                 ]),
             ),
             family(
                 "tls_handshakes",
-                "TLS handshakes with the upstream: full, resumed from an earlier session, or failed, which \
-                 includes those that took too long.",
+                "TLS handshakes with the upstream: full, resumed from an earlier session, failed, which includes \
+                 those that took too long, or abandoned, as connects are.",
                 Series::Counts(vec![
                     (vec![("result", "full")], &self.handshakes_full),
                     (vec![("result", "resumed")], &self.handshakes_resumed),
                     (vec![("result", "failed")], &self.handshakes_failed),
+                    (vec![("result", "abandoned")], &self.handshakes_abandoned),
                 ]),
             ),
             family(

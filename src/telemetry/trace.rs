@@ -3,14 +3,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::telemetry::counters::{Counters, Histogram, count, observe};
+use crate::telemetry::counters::{count, observe};
 use crate::telemetry::live::Place;
 use crate::telemetry::record::{Id, Named};
 use crate::telemetry::words::{Cause, Delivery, Phase};
-
-const CONNECT: fn(&Counters) -> &Histogram = |core| &core.connect_time;
-const TLS: fn(&Counters) -> &Histogram = |core| &core.handshake_time;
-const SEND: fn(&Counters) -> &Histogram = |core| &core.send_time;
 
 /// What is noted of an exchange's attempts while they are under way.
 pub struct Trace {
@@ -71,6 +67,16 @@ impl Trace {
         self.began.set(self.since.get());
     }
 
+    /// A new connection for the attempt has come so far: what its TCP connect and its TLS handshake
+    /// took. Of several connects the last one told of is the one that is used, where one is.
+    pub fn made(&self, connect: Duration, tls: Option<Duration>) {
+        self.times.set(Times {
+            connect: Some(connect),
+            tls,
+            ..self.times.get()
+        });
+    }
+
     /// The attempt has a connection.
     pub fn connected(&self, reused: bool) {
         self.reused.set(reused);
@@ -93,17 +99,14 @@ impl Trace {
     pub fn enter(&self, phase: Phase) {
         let now = Instant::now();
         let since = self.since.replace(now);
-        let mut times = self.times.get();
-        let (time, observed) = match (self.phase.get(), phase) {
-            (Phase::Connect, Phase::Tls | Phase::Send) => (&mut times.connect, CONNECT),
-            (Phase::Tls, Phase::Send) => (&mut times.tls, TLS),
-            (Phase::Send, Phase::Header) => (&mut times.send, SEND),
-            _ => return self.is_at(phase),
-        };
-        let took = now - since;
-        *time = Some(took);
-        observe(took, observed);
-        self.times.set(times);
+        if (self.phase.get(), phase) == (Phase::Send, Phase::Header) {
+            let took = now - since;
+            observe(took, |core| &core.send_time);
+            self.times.set(Times {
+                send: Some(took),
+                ..self.times.get()
+            });
+        }
         self.is_at(phase);
     }
 

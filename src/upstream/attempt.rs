@@ -174,14 +174,14 @@ impl Replayable {
         reason = "an async fn holds its arguments twice"
     )]
     pub fn attempt(
-        self,
+        mut self,
         upstream: &Upstream,
         fresh: bool,
         limits: Limits,
         trace: &Trace,
     ) -> impl Future<Output = Result<Committed, Failed>> {
         async move {
-            let conn = match upstream.connection(fresh, trace).await {
+            let conn = match upstream.connection(fresh, self.failed_at, trace).await {
                 Ok(conn) => conn,
                 Err(failure) => return Err(self.failed(failure, false, Delivery::NotSent)),
             };
@@ -213,6 +213,7 @@ impl Replayable {
             let failure = Failure::of(sent.read, sent.sending.err(), limits);
             let stale = conn.reused && failure.is_stale();
             if !stale {
+                self.failed_at = Some(conn.addr);
                 upstream.avoid(conn.addr, matches!(failure, Failure::HeaderTimeout(..)));
             }
             match delivery {

@@ -1,5 +1,4 @@
 //! Connections to the upstream: taken from the pool or made, and given back after a clean exchange.
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,7 +16,9 @@ use crate::telemetry::counters::count;
 use crate::telemetry::trace::Trace;
 use crate::telemetry::words::Phase;
 use crate::upstream::failure::Failure;
+use crate::upstream::order::Order;
 use crate::upstream::pool::Pool;
+use crate::upstream::race::{Course, race};
 
 /// The least time that unacknowledged bytes keep a connection: as long as keep-alive probes take.
 const USER_TIMEOUT_MIN: Duration = Duration::from_secs(60);
@@ -31,8 +32,7 @@ pub struct Upstream {
     /// The right to use a connection, where `UPSTREAM_MAX_CONNECTIONS` limits their number.
     permits: Option<Rc<Semaphore>>,
     permits_max: usize,
-    /// Which of the addresses to begin with.
-    first: Cell<usize>,
+    order: Order,
 }
 
 /// A connection in use by one exchange. Dropping it closes it.
@@ -75,7 +75,7 @@ impl Upstream {
             tls,
             permits: limited.then(|| Rc::new(Semaphore::new(connections_max))),
             permits_max: connections_max,
-            first: Cell::new(0),
+            order: Order::default(),
         }
     }
 
@@ -94,8 +94,13 @@ impl Upstream {
         self.pool.len()
     }
 
-    /// A connection for one attempt; `fresh`: a brand-new one.
-    pub async fn connection(&self, fresh: bool, trace: &Trace) -> Result<Connection, Failure> {
+    /// A connection for one attempt; `fresh`: a brand-new one, to `avoided` only where all else fails.
+    pub async fn connection(
+        &self,
+        fresh: bool,
+        avoided: Option<SocketAddr>,
+        trace: &Trace,
+    ) -> Result<Connection, Failure> {
         let permit = self.permit(trace).await?;
         if !fresh && let Some(idle) = self.pool.take() {
             count(|core| &core.pool_hits);
@@ -110,16 +115,8 @@ impl Upstream {
             count(|core| &core.pool_misses);
         }
         self.make_room();
-        let limit = self.config.attempts.connect_timeout;
-        let deadline = Deadline::after(limit);
         // Boxed: connecting is rare, and its state is large beside that of an exchange.
-        let connected = deadline
-            .limit(Box::pin(self.connect(deadline, trace)))
-            .await;
-        let connected = connected.unwrap_or_else(|_| {
-            count_cut(trace);
-            Err(Failure::ConnectTimeout(limit))
-        });
+        let connected = Box::pin(self.connect(avoided, trace)).await;
         if connected.is_err() {
             self.addresses.refresh();
         }
@@ -137,15 +134,11 @@ impl Upstream {
         self.pool.put(conn.stream, conn.addr);
     }
 
-    /// Begins elsewhere next time, where there is an elsewhere.
+    /// Begins elsewhere for a while, where there is an elsewhere.
     pub fn avoid(&self, addr: SocketAddr, idle_too: bool) {
-        if let Some(Resolved::Addresses(all)) = self.addresses.known()
-            && let Some(at) = all.iter().position(|known| *known == addr)
-        {
-            self.first.set((at + 1) % all.len());
-        }
+        self.order.put_back(addr);
         if idle_too {
-            self.pool.evict_all(addr);
+            self.pool.retain(|known| known != addr);
         }
     }
 
@@ -176,69 +169,41 @@ impl Upstream {
         }
     }
 
-    /// Tries the addresses in turn; each gets its share of the time that is left.
     async fn connect(
         &self,
-        deadline: Deadline,
+        avoided: Option<SocketAddr>,
         trace: &Trace,
     ) -> Result<(Stream, SocketAddr), Failure> {
+        let limit = self.config.attempts.connect_timeout;
+        let deadline = Deadline::after(limit);
         trace.enter(Phase::Resolve);
-        let addresses = match self.addresses.get().await {
-            Resolved::Addresses(addresses) => addresses,
-            Resolved::NoSuchName(reason) => return Err(Failure::NoSuchName(reason.to_string())),
-            Resolved::Failed(reason) => return Err(Failure::Resolve(reason.to_string())),
+        let addresses = match deadline.limit(self.addresses.get()).await {
+            Ok(Resolved::Addresses(addresses)) => addresses,
+            Ok(Resolved::NoSuchName(reason)) => {
+                return Err(Failure::NoSuchName(reason.to_string()));
+            }
+            Ok(Resolved::Failed(reason)) => return Err(Failure::Resolve(reason.to_string())),
+            Err(_) => return Err(Failure::ConnectTimeout(limit)),
         };
-        let first = self.first.get();
-        let mut failure = Failure::ConnectTimeout(self.config.attempts.connect_timeout);
-        for turn in 0..addresses.len() {
-            let addr = addresses[(first + turn) % addresses.len()];
-            let turns_left = u32::try_from(addresses.len() - turn).unwrap_or(u32::MAX);
-            let share = deadline.left().map(|left| left / turns_left);
-            match Deadline::after_if(share)
-                .limit(self.connect_to(addr, trace))
-                .await
-            {
-                Ok(Ok(stream)) => return Ok((stream, addr)),
-                Ok(Err(error)) => failure = error,
-                Err(_) => count_cut(trace),
-            }
-            self.avoid(addr, false);
-            if !failure.may_pass() {
-                break;
-            }
-        }
-        Err(failure)
+        let ordered = self.order.of(&addresses, avoided);
+        let connect = |addr, course| self.connect_to(addr, course);
+        let connected = race(&ordered, deadline, &self.order, trace, connect).await;
+        connected.map_err(|failure| failure.unwrap_or(Failure::ConnectTimeout(limit)))
     }
 
-    async fn connect_to(&self, addr: SocketAddr, trace: &Trace) -> Result<Stream, Failure> {
+    async fn connect_to(
+        &self,
+        addr: SocketAddr,
+        course: Rc<Course<'_>>,
+    ) -> Result<Stream, Failure> {
         let stall = self.config.attempts.write_timeout;
         let user_timeout = stall.max(USER_TIMEOUT_MIN);
-        trace.enter(Phase::Connect);
-        let tcp = Tcp::connect(addr, user_timeout).await;
-        count(|core| match &tcp {
-            Ok(_) => &core.connects,
-            Err(_) => &core.connects_failed,
-        });
-        let tcp = tcp.map_err(Failure::Connect)?;
+        let tcp = course.connected(Tcp::connect(addr, user_timeout).await)?;
         let Some(settings) = &self.tls else {
             return Ok(Stream::Plain(tcp));
         };
-        trace.enter(Phase::Tls);
-        let tls = Tls::handshake(tcp, settings, stall).await;
-        count(|core| match &tls {
-            Ok(tls) if tls.is_resumed() => &core.handshakes_resumed,
-            Ok(_) => &core.handshakes_full,
-            Err(_) => &core.handshakes_failed,
-        });
-        Ok(Stream::Tls(Box::new(tls.map_err(Failure::Handshake)?)))
-    }
-}
-
-/// Counts what its time-out has ended.
-fn count_cut(trace: &Trace) {
-    match trace.phase() {
-        Phase::Connect => count(|core| &core.connects_failed),
-        Phase::Tls => count(|core| &core.handshakes_failed),
-        _ => (), // it has not come so far
+        course.shakes_hands();
+        let tls = course.shaken(Tls::handshake(tcp, settings, stall).await)?;
+        Ok(Stream::Tls(Box::new(tls)))
     }
 }

@@ -4,6 +4,8 @@ pub mod attempt;
 pub mod connection;
 mod delivery;
 pub mod failure;
+mod order;
 pub mod pool;
+mod race;
 pub mod request;
 pub mod response;

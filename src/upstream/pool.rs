@@ -69,9 +69,9 @@ impl Pool {
         self.idle.borrow_mut().pop_front();
     }
 
-    /// Closes all connections to `addr`.
-    pub(super) fn evict_all(&self, addr: SocketAddr) {
-        self.idle.borrow_mut().retain(|idle| idle.addr != addr);
+    /// Closes all connections save those to addresses that are `wanted`.
+    pub(super) fn retain(&self, wanted: impl Fn(SocketAddr) -> bool) {
+        self.idle.borrow_mut().retain(|idle| wanted(idle.addr));
     }
 
     /// Closes what has been idle too long or was closed by the upstream.

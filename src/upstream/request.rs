@@ -1,4 +1,5 @@
 //! A request held whole in memory, as it goes over the wire.
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -22,6 +23,8 @@ pub struct Replayable {
     pub(super) idempotent: bool,
     /// What the blocks were taken from. Whoever holds them holds it too.
     pub(super) taken: Rc<Taken>,
+    /// Where it failed last: it is not tried there next where there is an elsewhere.
+    pub(super) failed_at: Option<SocketAddr>,
 }
 
 impl Replayable {
@@ -34,6 +37,7 @@ impl Replayable {
             rest,
             idempotent,
             taken: Rc::new(taken),
+            failed_at: None,
         }
     }
 

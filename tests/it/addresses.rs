@@ -1,6 +1,5 @@
 //! Names and their addresses: a resolver that fails and recovers, an address that swallows all.
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
 
 use crate::support::load;
 use crate::support::names::{Names, Says};
@@ -125,39 +124,6 @@ fn an_address_that_has_moved_is_found() {
     });
     assert_eq!(after.requests().len(), 1);
     assert!(names.asked() >= 2);
-}
-
-#[test]
-fn an_address_that_swallows_all_costs_its_share_of_the_time_and_only_once() {
-    const LIMIT: &str = "6";
-    const SHARE: Duration = Duration::from_secs(3);
-    for turned in [false, true] {
-        let Some(names) = Names::new(Says::Nothing) else {
-            return;
-        };
-        let [black_hole, good] = on_one_port([ONE, OTHER]);
-        let port = good.local_addr().unwrap().port();
-        let _queued = fill_backlog(&black_hole);
-        let origin = Origin::serves_on(good, 8, answers_once);
-        names.say(Says::these(if turned {
-            [OTHER, ONE]
-        } else {
-            [ONE, OTHER]
-        }));
-        let settings = [ALONE, ("CONNECT_TIMEOUT_SECONDS", LIMIT)];
-        let proxy = Proxy::start_by(&names.launcher(), &url(port), &settings);
-        let mut client = Client::connect(&proxy);
-        let mut slow = 0;
-        for _ in 0..4 {
-            let start = Instant::now();
-            let response = client.exchange(get("/"));
-            assert_eq!((response.status(), response.attempts()), (200, Some(1)));
-            slow += usize::from(start.elapsed() >= SHARE);
-        }
-        assert!(slow <= 1, "{slow} of 4 requests waited for the black hole");
-        assert_eq!(proxy.sockets_to(black_hole.local_addr().unwrap()), 0);
-        assert_eq!(origin.requests().len(), 4);
-    }
 }
 
 #[test]

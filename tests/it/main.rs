@@ -38,6 +38,7 @@ mod overload;
 mod page;
 mod page_in_a_browser;
 mod pool;
+mod race;
 mod refusals;
 mod retry;
 mod secrets;

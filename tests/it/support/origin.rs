@@ -123,6 +123,16 @@ impl Origin {
         Self::start(listener, Script::Each(max, Arc::new(play)), None)
     }
 
+    pub fn serves_tls_on(
+        listener: TcpListener,
+        authority: &Authority,
+        max: usize,
+        play: impl Fn(&mut Peer) + Send + Sync + 'static,
+    ) -> Self {
+        let script = Script::Each(max, Arc::new(play));
+        Self::start(listener, script, Some(authority.server()))
+    }
+
     /// Asks for an act at each connection: for scripts whose connections are not certain.
     pub fn serves_in_turn(turns: impl FnMut(usize) -> Option<Act> + Send + 'static) -> Self {
         Self::start(listener(), Script::InTurn(Box::new(turns)), None)

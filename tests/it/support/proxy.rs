@@ -253,6 +253,11 @@ impl Proxy {
         self.sockets(|_, other| other == addr)
     }
 
+    /// The same, whatever the address.
+    pub fn sockets_to_port(&self, port: u16) -> usize {
+        self.sockets(|_, other| other.port() == port)
+    }
+
     fn sockets(&self, are: impl Fn(SocketAddr, SocketAddr) -> bool) -> usize {
         let descriptors = fs::read_dir(self.proc("fd")).unwrap();
         let link = |entry: fs::DirEntry| fs::read_link(entry.path()).ok();
