@@ -79,9 +79,11 @@ impl Upstream {
         }
     }
 
-    /// Takes the outcome of a look-up.
+    /// Takes the outcome of a look-up. Idle connections to what is no address of the upstream any more
+    /// are closed.
     pub fn resolved(&self, resolved: Resolved) {
         self.addresses.update(resolved);
+        self.pool.retain(|addr| self.addresses.include(addr));
     }
 
     /// Closes idle connections that are of no more use. To be called now and then.
@@ -129,9 +131,13 @@ impl Upstream {
         })
     }
 
-    /// Keeps a connection for the next exchange. To be called after a complete one only.
+    /// Keeps a connection for the next exchange, where its other end is an address of the upstream
+    /// still. To be called after a complete one only.
     pub fn give_back(&self, conn: Connection) {
-        self.pool.put(conn.stream, conn.addr);
+        match self.addresses.include(conn.addr) {
+            true => self.pool.put(conn.stream, conn.addr),
+            false => conn.close(),
+        }
     }
 
     /// Begins elsewhere for a while, where there is an elsewhere.

@@ -1,7 +1,7 @@
 //! A name with several addresses, of which some are bad: the others are reached in a moment, and nothing
 //! is left of those that were tried.
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use crate::support::metrics::{ADMIN, Numbers};
 use crate::support::names::{Names, Says};
 use crate::support::net::{eventually, fill_backlog, on_one_port};
-use crate::support::{Authority, Client, DEADLINE, Origin, Peer, Proxy, RESCUE, Seen, get, post};
+use crate::support::{
+    Authority, Client, DEADLINE, OK, Origin, Peer, Proxy, RESCUE, Seen, get, post,
+};
 
 const ONE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
@@ -376,6 +378,61 @@ fn a_client_that_leaves_while_two_connects_are_under_way_leaves_nothing_of_them(
             before = proxy.descriptors();
         }
     }
+}
+
+#[test]
+fn connections_to_an_address_that_has_vanished_are_used_to_their_end_and_not_again() {
+    let Some(names) = Names::new(Says::these([ONE])) else {
+        return;
+    };
+    let [old, new] = on_one_port([ONE, OTHER]);
+    let port = new.local_addr().unwrap().port();
+    let after = Origin::serves_on(new, 4, |peer| {
+        while peer.next_request().is_some() {
+            peer.send(OK);
+        }
+    });
+    let settings = [
+        ("UPSTREAM_MAX_ATTEMPTS", "100"),
+        ("RETRY_BACKOFF_SECONDS", "0.2"),
+    ];
+    let proxy = start(&names, port, &settings);
+    let mut busy = ["/idle", "/in-use"].map(|path| {
+        let mut client = Client::connect(&proxy);
+        client.send(get(path));
+        let (mut tcp, _) = old.accept().unwrap();
+        tcp.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut head = [0; 1024];
+        assert!(tcp.read(&mut head).unwrap() > 0);
+        (client, tcp)
+    });
+    drop(old); // new connections are refused, those that are there go on
+    names.say(Says::Fails);
+    let mut moved = Client::connect(&proxy);
+    moved.send(get("/moved"));
+    proxy.logs(&["path=/moved", "connect_failed"]);
+    let [(idle, idle_tcp), (in_use, in_use_tcp)] = &mut busy;
+    idle_tcp.write_all(OK.as_bytes()).unwrap();
+    assert_eq!(idle.response().status(), 200);
+    eventually("it is kept", || {
+        proxy.status()["idle_upstream_connections"] == 1
+    });
+
+    names.say(Says::these([OTHER]));
+    let begun = Instant::now();
+    assert_eq!(moved.response().status(), 200);
+    assert_eq!(
+        idle_tcp.read(&mut [0]).unwrap(),
+        0,
+        "closed, and no request came"
+    );
+    in_use_tcp.write_all(OK.as_bytes()).unwrap();
+    assert_eq!(in_use.response().status(), 200);
+    let more = in_use_tcp.read(&mut [0]).unwrap();
+    assert_eq!(more, 0, "closed, and no request came");
+    assert_moment(begun); // before any time-out or the next look-up
+    assert_eq!(in_use.exchange(get("/")).status(), 200);
+    assert_eq!(after.requests().len(), 2);
 }
 
 #[test]
