@@ -6,13 +6,13 @@ use std::cell::Cell;
 use std::fmt::{self, Display};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{debug, info, warn};
 
 use crate::telemetry::counters::{count, observe};
 use crate::telemetry::failed::FailedAttempts;
-use crate::telemetry::live::{Mischief, remember};
+use crate::telemetry::live::{Mishap, remember};
 use crate::telemetry::trace::Trace;
 use crate::telemetry::words::{Cause, Delivery, Ending, Phase};
 
@@ -183,28 +183,38 @@ impl Record {
             count(|core| &core.replays_denied);
         }
         self.tell_attempt(cause.name());
-        let mischief = Mischief {
-            attempt: Some((attempt, delivery.name())),
-            phase: cause.phase(),
-            cause: text,
-            then: then.in_words(),
-        };
-        remember(self.id, &self.named, mischief);
+        let attempt = Some((attempt, delivery.name()));
+        self.remember(attempt, cause.phase(), text, then.in_words());
     }
 
     /// The upstream has answered with what is no response: there is no way back, and the client is told.
     pub fn unusable(&self, cause: &dyn Display) {
-        self.remember(cause, "given up: a part of a response had come");
+        let phase = self.trace.phase();
+        self.remember(
+            None,
+            phase,
+            cause,
+            "given up: a part of a response had come",
+        );
     }
 
-    fn remember(&self, cause: &dyn Display, then: &'static str) {
-        let mischief = Mischief {
-            attempt: None,
-            phase: self.trace.phase(),
-            cause,
+    fn remember(
+        &self,
+        attempt: Option<(u32, &'static str)>,
+        phase: Phase,
+        cause: &dyn Display,
+        then: &'static str,
+    ) {
+        remember(Mishap {
+            at: SystemTime::now(),
+            id: self.id.to_string(),
+            method: self.named.method.to_string(),
+            path: self.named.path.clone(),
+            attempt,
+            phase,
+            cause: cause.to_string(),
             then,
-        };
-        remember(self.id, &self.named, mischief);
+        });
     }
 
     /// A reused connection turned out to be closed: no attempt is used up.
@@ -266,7 +276,9 @@ impl Record {
         match outcome {
             Outcome::Refused(code) => count(|core| core.refusals(code)),
             Outcome::ClientLeft => count(|core| &core.clients_left[phase as usize]),
-            Outcome::Aborted(cause) => self.remember(*cause, "the response was broken off"),
+            Outcome::Aborted(cause) => {
+                self.remember(None, phase, *cause, "the response was broken off");
+            }
             _ => (),
         }
         info!(
