@@ -67,7 +67,7 @@ pub struct Record {
     started: Instant,
     request_bytes: u64,
     header_time: Option<Duration>,
-    failed: FailedAttempts,
+    failed: Option<Box<FailedAttempts>>,
     last: Option<Then>,
 }
 
@@ -143,7 +143,7 @@ impl Record {
             started,
             request_bytes: 0,
             header_time: None,
-            failed: FailedAttempts::default(),
+            failed: None,
             last: None,
         }
     }
@@ -171,7 +171,8 @@ impl Record {
         } = *failed;
         let attempt = self.trace.attempt();
         let took = self.trace.failed(cause, delivery);
-        self.failed.add(Some(attempt), (delivery, cause), took);
+        let all = self.failed.get_or_insert_default();
+        all.add(Some(attempt), (delivery, cause), took);
         self.last = Some(then);
         warn!(
             id = %self.id, method = %self.named.method, path = %self.named.path, attempt,
@@ -221,7 +222,8 @@ impl Record {
     pub fn stale_connection(&mut self, cause: Cause, text: &dyn Display, delivery: Delivery) {
         count(|core| &core.pool_stale);
         let took = self.trace.stale(delivery);
-        self.failed.add(None, (delivery, cause), took);
+        let all = self.failed.get_or_insert_default();
+        all.add(None, (delivery, cause), took);
         debug!(
             id = %self.id, failure = cause.name(), delivery = delivery.name(), cause = %text,
             "stale connection, sent again on a fresh one"
@@ -230,8 +232,9 @@ impl Record {
 
     /// What the client is told of the attempts that have failed, where there was more than one attempt.
     pub fn failed_attempts(&self) -> Option<&dyn Display> {
-        let several = self.trace.attempt() > 1 || self.failed.begins_stale();
-        (several && self.failed.count() > 0).then_some(&self.failed)
+        let failed = self.failed.as_deref()?;
+        let several = self.trace.attempt() > 1 || failed.begins_stale();
+        several.then_some(failed as &dyn Display)
     }
 
     /// The phases of an attempt, for who wants to know.
@@ -239,8 +242,8 @@ impl Record {
         let times = self.trace.times();
         debug!(
             id = %self.id, attempt = self.trace.attempt(), reused = self.trace.reused(),
-            connect_ms = times.connect.map(millis), tls_ms = times.tls.map(millis),
-            send_ms = times.send.map(millis), header_ms = times.header.map(millis), end, "attempt"
+            connect_ms = times.connect.map(tenths), tls_ms = times.tls.map(tenths),
+            send_ms = times.send.map(tenths), header_ms = times.header.map(tenths), end, "attempt"
         );
     }
 
@@ -292,5 +295,10 @@ impl Record {
 }
 
 fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e4).round() / 10.0
+    tenths(duration.as_secs_f64())
+}
+
+/// Milliseconds with one decimal.
+fn tenths(seconds: impl Into<f64>) -> f64 {
+    (seconds.into() * 1e4).round() / 10.0
 }

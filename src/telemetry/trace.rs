@@ -29,17 +29,18 @@ pub struct Trace {
     doubled: Cell<bool>,
 }
 
-/// How long the phases of one attempt took, as far as it went through them.
+/// How long the phases of one attempt took, in seconds, as far as it went through them. Small: it is held
+/// as long as a stream goes on.
 #[derive(Clone, Copy, Default)]
 pub struct Times {
     /// TCP.
-    pub connect: Option<Duration>,
+    pub connect: Option<f32>,
     /// The TLS handshake.
-    pub tls: Option<Duration>,
+    pub tls: Option<f32>,
     /// Sending the request.
-    pub send: Option<Duration>,
+    pub send: Option<f32>,
     /// From then on, to the end of the response head.
-    pub header: Option<Duration>,
+    pub header: Option<f32>,
 }
 
 impl Trace {
@@ -101,7 +102,7 @@ impl Trace {
             _ => return self.is_at(phase),
         };
         let took = now - since;
-        *time = Some(took);
+        *time = Some(took.as_secs_f32());
         observe(took, observed);
         self.times.set(times);
         self.is_at(phase);
@@ -124,7 +125,7 @@ impl Trace {
         };
         let times = self.times.get();
         self.times.set(Times {
-            header: Some(took),
+            header: Some(took.as_secs_f32()),
             ..times
         });
         observe(took, |core| core.header_time(self.attempt.get()));
