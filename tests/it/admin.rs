@@ -337,6 +337,29 @@ fn a_proxy_that_drains_says_so_to_its_end() {
     assert!(proxy.exits_within(DEADLINE).success());
 }
 
+#[test]
+fn a_core_that_has_drained_goes_on_answering_until_all_have() {
+    let origin = Origin::plays([act(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe");
+        peer.is_closed();
+    })]);
+    let mut proxy = with_admin(&origin, &[("WORKERS", "2")]);
+    let mut client = Client::connect(&proxy);
+    client.send(post("/", b"{}"));
+    assert_eq!(client.head().status(), 200);
+    // On both cores: the kernel deals them out.
+    let kept: Vec<_> = (0..40).map(|_| Client::connect(&proxy)).collect();
+    let is_connected = |count: u64| proxy.status()["client_connections"] == count;
+    eventually("all are accepted", || is_connected(41));
+    proxy.signal(Signal::TERM);
+    eventually("who waits for nothing is gone", || is_connected(1));
+    assert_eq!(proxy.status()["silent_workers"], 0);
+    drop(kept);
+    client.leave();
+    assert!(proxy.exits_within(DEADLINE).success());
+}
+
 /// Has strace(1) hold a thread up for a minute whenever it waits for something. `None`: it cannot.
 fn delayed(proxy: &Proxy, name: &str) -> Option<Child> {
     let thread = proxy.thread(name).to_string();
