@@ -1,6 +1,7 @@
 //! The admin listener: where it is, what it answers, and that nothing it is sent or owed hurts.
 use std::fs;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -243,6 +244,37 @@ fn what_is_going_on_is_told_with_its_phase_and_its_age() {
         [&left["header"], &left["relay"], &left["receiving"]],
         [1, 1, 1]
     );
+}
+
+#[test]
+fn who_waits_for_a_connection_again_after_a_stale_one_is_told_to_be_waiting() {
+    let (sent, closes) = mpsc::channel();
+    let stale = act(move |peer| {
+        peer.request();
+        peer.send(OK);
+        peer.request();
+        closes.recv().unwrap();
+        peer.close();
+    });
+    let origin = Origin::plays([stale, hangs()]);
+    let settings = [("UPSTREAM_MAX_CONNECTIONS", "1"), ("WORKERS", "1")];
+    let proxy = with_admin(&origin, &settings);
+    let phases = |header: u64, pool: u64| {
+        let phases = &proxy.status()["in_flight"]["phases"];
+        phases["header"] == header && phases["pool"] == pool
+    };
+    let mut first = Client::connect(&proxy);
+    assert_eq!(first.exchange(get("/")).status(), 200);
+    first.send(get("/"));
+    eventually("it waits for its response", || phases(1, 0));
+    let mut second = Client::connect(&proxy);
+    second.send(get("/"));
+    eventually("the other waits for the connection", || phases(1, 1));
+    sent.send(()).unwrap();
+    origin.request(3);
+    eventually("they have changed places", || phases(1, 1));
+    first.leave();
+    eventually("nobody waits for the connection", || phases(1, 0));
 }
 
 /// Path, attempt, phase and delivery of something that went wrong.
