@@ -331,7 +331,7 @@ async fn hear(mut mailbox: Mailbox<Notice>, index: usize, door: Rc<Door>) {
         match notice {
             Notice::Drain => core.drain.start(),
             Notice::Resolved(resolved) => core.upstream.resolved(resolved),
-            Notice::Report(to) => to.send(Report::of_core(index, door.gauges())),
+            Notice::Report(to) => to.send_at_once(Report::of_core(index, door.gauges())),
         }
     }
 }
