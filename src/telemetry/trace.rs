@@ -140,10 +140,12 @@ impl Trace {
         self.began.get().elapsed()
     }
 
-    /// The connection was not good any more, which is no failure of the attempt; how long that took.
+    /// The connection was not good any more, which is no failure of the attempt: it needs another one. How
+    /// long that took.
     pub(super) fn stale(&self, delivery: Delivery) -> Duration {
         self.note(delivery);
         self.times.take();
+        self.enter(Phase::Pool);
         self.began.get().elapsed()
     }
 

@@ -1,6 +1,7 @@
 //! The admin listener: where it is, what it answers, and that nothing it is sent or owed hurts.
 use std::fs;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -245,6 +246,37 @@ fn what_is_going_on_is_told_with_its_phase_and_its_age() {
     );
 }
 
+#[test]
+fn who_waits_for_a_connection_again_after_a_stale_one_is_told_to_be_waiting() {
+    let (sent, closes) = mpsc::channel();
+    let stale = act(move |peer| {
+        peer.request();
+        peer.send(OK);
+        peer.request();
+        closes.recv().unwrap();
+        peer.close();
+    });
+    let origin = Origin::plays([stale, hangs()]);
+    let settings = [("UPSTREAM_MAX_CONNECTIONS", "1"), ("WORKERS", "1")];
+    let proxy = with_admin(&origin, &settings);
+    let phases = |header: u64, pool: u64| {
+        let phases = &proxy.status()["in_flight"]["phases"];
+        phases["header"] == header && phases["pool"] == pool
+    };
+    let mut first = Client::connect(&proxy);
+    assert_eq!(first.exchange(get("/")).status(), 200);
+    first.send(get("/"));
+    eventually("it waits for its response", || phases(1, 0));
+    let mut second = Client::connect(&proxy);
+    second.send(get("/"));
+    eventually("the other waits for the connection", || phases(1, 1));
+    sent.send(()).unwrap();
+    origin.request(3);
+    eventually("they have changed places", || phases(1, 1));
+    first.leave();
+    eventually("nobody waits for the connection", || phases(1, 0));
+}
+
 /// Path, attempt, phase and delivery of something that went wrong.
 fn told(failure: &serde_json::Value) -> (String, Option<u64>, String, String) {
     let text = |name: &str| failure[name].as_str().unwrap_or("-").to_owned();
@@ -333,6 +365,29 @@ fn a_proxy_that_drains_says_so_to_its_end() {
         (&true.into(), &1.into())
     );
     assert!(proxy.asked("/").text().contains(">Draining</h2>"));
+    client.leave();
+    assert!(proxy.exits_within(DEADLINE).success());
+}
+
+#[test]
+fn a_core_that_has_drained_goes_on_answering_until_all_have() {
+    let origin = Origin::plays([act(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe");
+        peer.is_closed();
+    })]);
+    let mut proxy = with_admin(&origin, &[("WORKERS", "2")]);
+    let mut client = Client::connect(&proxy);
+    client.send(post("/", b"{}"));
+    assert_eq!(client.head().status(), 200);
+    // On both cores: the kernel deals them out.
+    let kept: Vec<_> = (0..40).map(|_| Client::connect(&proxy)).collect();
+    let is_connected = |count: u64| proxy.status()["client_connections"] == count;
+    eventually("all are accepted", || is_connected(41));
+    proxy.signal(Signal::TERM);
+    eventually("who waits for nothing is gone", || is_connected(1));
+    assert_eq!(proxy.status()["silent_workers"], 0);
+    drop(kept);
     client.leave();
     assert!(proxy.exits_within(DEADLINE).success());
 }
