@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::support::net::{affordable, eventually};
 use crate::support::{
-    Act, Browser, CANARY, Client, Origin, Proxy, act, answers, assert_no_secret, closes, get, post,
+    Act, Browser, CANARY, Client, Origin, Proxy, act, answers, assert_no_secret, closes, get,
+    look_at, post,
 };
 
 /// For a proxy that has the page.
@@ -20,7 +21,7 @@ const PAGE_BYTES_MAX: usize = 256 << 10;
 /// The page of the admin listener there, which has no elements but those that it should have.
 #[track_caller]
 pub fn page(admin: SocketAddr) -> String {
-    let response = Client::connect_to(admin).exchange(get("/"));
+    let response = Client::connect_to(admin).exchange(look_at("/"));
     assert_eq!(response.status(), 200);
     let page = response.text();
     assert!(page.len() < PAGE_BYTES_MAX, "{} bytes", page.len());
