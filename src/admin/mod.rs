@@ -204,7 +204,7 @@ impl Admin {
                 _ => status::health(&whole, silent),
             },
             Err(error) => {
-                let body = format!("The cores cannot be asked for now: {error}\n");
+                let body = format!("The workers cannot be asked for now: {error}\n");
                 text((503, "Service Unavailable"), body)
             }
         };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use slab::Slab;
 
 use crate::telemetry::record::{Id, Named};
-use crate::telemetry::words::Phase;
+use crate::telemetry::words::{Cause, Delivery, Phase};
 
 /// Exchanges that a look at a core tells one by one; the others are only counted.
 pub(super) const TOLD_MAX: usize = 50;
@@ -124,8 +124,8 @@ pub struct Mishap {
     pub method: String,
     /// Its path, without the query.
     pub path: String,
-    /// The attempt that failed, and how far its request came; `None` where a response was broken off.
-    pub attempt: Option<(u32, &'static str)>,
+    /// The attempt that failed, how, and how far its request came; `None` where a response had begun.
+    pub attempt: Option<(u32, Cause, Delivery)>,
     /// What it was at.
     pub phase: Phase,
     /// Why, in a sentence.
@@ -155,7 +155,7 @@ pub(super) fn remember(id: Id, named: &Named, what: Mischief<'_>) {
 
 /// What there is to remember beside whose it was.
 pub(super) struct Mischief<'m> {
-    pub(super) attempt: Option<(u32, &'static str)>,
+    pub(super) attempt: Option<(u32, Cause, Delivery)>,
     pub(super) phase: Phase,
     pub(super) cause: &'m dyn Display,
     pub(super) then: &'static str,
@@ -204,7 +204,7 @@ mod tests {
         let ids = Ids::default();
         for at in 0..MISHAPS_MAX + 5 {
             let what = Mischief {
-                attempt: Some((1, "acked")),
+                attempt: Some((1, Cause::HeaderTimeout, Delivery::Acked)),
                 phase: Phase::Header,
                 cause: &"silence",
                 then: "sent again",

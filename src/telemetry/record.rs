@@ -184,7 +184,7 @@ impl Record {
         }
         self.tell_attempt(cause.name());
         let mischief = Mischief {
-            attempt: Some((attempt, delivery.name())),
+            attempt: Some((attempt, cause, delivery)),
             phase: cause.phase(),
             cause: text,
             then: then.in_words(),

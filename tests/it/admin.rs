@@ -335,6 +335,12 @@ fn what_went_wrong_is_told_with_its_cause_and_what_came_of_it() {
     assert_eq!(told(3), failed("/exhausted", 1));
     assert_eq!(told(4), failed("/rescued", 1));
     assert_eq!(failures.len(), 5);
+    let names: Vec<_> = failures
+        .iter()
+        .map(|failure| failure["failure"].as_str())
+        .collect();
+    let (closed, late) = (Some("closed"), Some("header_timeout"));
+    assert_eq!(names, [None, None, closed, closed, late]);
     let cause = failures[4]["cause"].as_str().unwrap();
     assert!(cause.contains("RESPONSE_HEADER_TIMEOUT_SECONDS"), "{cause}");
 }
@@ -409,7 +415,7 @@ fn a_core_that_does_not_answer_is_unhealthy_and_loses_no_number() {
     assert!(start.elapsed() > Duration::from_millis(900));
     let status = proxy.status();
     assert_eq!(status["silent_workers"], 1);
-    let note = ">1 of 1 cores did not answer in time";
+    let note = ">1 of 1 workers did not answer in time";
     assert!(proxy.asked("/").text().contains(note));
     assert_eq!(status["counters"]["exchanges"]["answered"], 1);
     delays.kill().unwrap();

@@ -130,6 +130,8 @@ fn its_numbers_are_what_has_happened() {
     assert!(page.contains("<h2 id=\"verdict\">Not all is well"));
     let cause = ">the upstream closed the connection without a response<";
     assert_eq!(page.matches(cause).count(), 4);
+    let named = "attempt 1, <code>closed</code>, <code>acked</code>, sent again<";
+    assert_eq!(page.matches(named).count(), 3);
     // By first attempts, and by later ones.
     assert_eq!(began(&page), [5, 2]);
     assert!(page.contains("RESPONSE_HEADER_TIMEOUT_SECONDS, 30\u{202f}s<"));
@@ -141,7 +143,7 @@ fn its_numbers_are_what_has_happened() {
     for (id, text) in [
         ("driver", driver),
         ("version", env!("CARGO_PKG_VERSION")),
-        ("cores", "2"),
+        ("workers", "2"),
     ] {
         assert!(page.contains(&format!(" id=\"{id}\">{text}<")), "{id}");
     }
