@@ -49,6 +49,9 @@ const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// What there is, for who asks for something else.
 const NOT_FOUND: &str = "There are / (a page), /metrics, /status.json and /healthz here.\n";
+/// To a website that reads what is on loopback by a name of its own (DNS rebinding), and to its visitor.
+const FOREIGN_NAME: &str = "On a loopback address only an IP address or localhost is answered as Host, \
+                            so that no website can point its name here and read this.\n";
 
 /// Starts the thread that answers on `listener`, for as long as the process lives.
 ///
@@ -64,10 +67,12 @@ pub fn start(
     let admin = move || -> io::Result<()> {
         let (mut runtime, _) = driver::build()?;
         runtime.block_on(async {
+            let is_on_loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
             let listener = Listener::new(listener)?;
             let latest = cores.iter().map(|_| None).collect();
             let admin = Rc::new(Admin {
                 config,
+                is_on_loopback,
                 about,
                 cores,
                 latest: RefCell::new(latest),
@@ -101,6 +106,8 @@ fn plain(mut config: Config) -> Config {
 /// The process, as its operators see it.
 struct Admin {
     config: Config,
+    /// Where it is reached from this machine alone, browsers on it included.
+    is_on_loopback: bool,
     about: About,
     cores: Vec<Sender<Notice>>,
     /// What each core has said last: where one is silent, that has to do.
@@ -167,6 +174,11 @@ impl Admin {
         let keep_alive = request.keep_alive && request.framing != Framing::Chunked;
         let (method, path) = (&*request.named.method, &*request.named.path);
         let reply = Unanswered::new(client, method == "HEAD", keep_alive);
+        if self.is_on_loopback && request.by_foreign_name {
+            return reply
+                .tell(&text((403, "Forbidden"), FOREIGN_NAME), false)
+                .await;
+        }
         if !matches!(method, "GET" | "HEAD") {
             let own = Own {
                 fields: &[("Allow", "GET, HEAD".to_owned())], // RFC 9110 15.5.6
@@ -192,7 +204,7 @@ impl Admin {
                 _ => status::health(&whole, silent),
             },
             Err(error) => {
-                let body = format!("The cores cannot be asked for now: {error}\n");
+                let body = format!("The workers cannot be asked for now: {error}\n");
                 text((503, "Service Unavailable"), body)
             }
         };

@@ -134,9 +134,10 @@ fn mishap(mishap: &Mishap) -> Value {
         "id": mishap.id,
         "method": mishap.method,
         "path": mishap.path,
-        "attempt": mishap.attempt.map(|(number, _)| number),
-        "delivery": mishap.attempt.map(|(_, delivery)| delivery),
+        "attempt": mishap.attempt.map(|(number, ..)| number),
         "phase": mishap.phase.name(),
+        "failure": mishap.attempt.map(|(_, failure, _)| failure.name()),
+        "delivery": mishap.attempt.map(|(.., delivery)| delivery.name()),
         "cause": mishap.cause,
         "then": mishap.then,
     })

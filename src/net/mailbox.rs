@@ -110,8 +110,8 @@ impl<T> Sender<T> {
     }
 
     fn wakes(&self) -> bool {
-        match (&*self.wake).write(&[1]) {
-            Ok(_) => true,
+        match (&*self.wake).write_all(&[1]) {
+            Ok(()) => true,
             // A full socket means that the other end has been woken often enough.
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use slab::Slab;
 
 use crate::telemetry::record::{Id, Named};
-use crate::telemetry::words::Phase;
+use crate::telemetry::words::{Cause, Delivery, Phase};
 
 /// Exchanges that a look at a core tells one by one; the others are only counted.
 pub(super) const TOLD_MAX: usize = 50;
@@ -123,8 +123,8 @@ pub struct Mishap {
     pub method: String,
     /// Its path, without the query.
     pub path: String,
-    /// The attempt that failed, and how far its request came; `None` where a response was broken off.
-    pub attempt: Option<(u32, &'static str)>,
+    /// The attempt that failed, how, and how far its request came; `None` where a response had begun.
+    pub attempt: Option<(u32, Cause, Delivery)>,
     /// What it was at.
     pub phase: Phase,
     /// Why, in a sentence.
@@ -189,7 +189,7 @@ mod tests {
                 id: ids.next().to_string(),
                 method: "GET".to_owned(),
                 path: format!("/{at}"),
-                attempt: Some((1, "acked")),
+                attempt: Some((1, Cause::HeaderTimeout, Delivery::Acked)),
                 phase: Phase::Header,
                 cause: "silence".to_owned(),
                 then: "sent again",

@@ -184,7 +184,7 @@ impl Record {
             count(|core| &core.replays_denied);
         }
         self.tell_attempt(cause.name());
-        let attempt = Some((attempt, delivery.name()));
+        let attempt = Some((attempt, cause, delivery));
         self.remember(attempt, cause.phase(), text, then.in_words());
     }
 
@@ -201,7 +201,7 @@ impl Record {
 
     fn remember(
         &self,
-        attempt: Option<(u32, &'static str)>,
+        attempt: Option<(u32, Cause, Delivery)>,
         phase: Phase,
         cause: &dyn Display,
         then: &'static str,
