@@ -63,16 +63,15 @@ pub fn start(
     about: About,
     cores: Vec<Sender<Notice>>,
 ) -> io::Result<()> {
-    let config = plain(config.clone());
+    let on_loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
+    let config = plain(config.clone(), on_loopback);
     let admin = move || -> io::Result<()> {
         let (mut runtime, _) = driver::build()?;
         runtime.block_on(async {
-            let is_on_loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
             let listener = Listener::new(listener)?;
             let latest = cores.iter().map(|_| None).collect();
             let admin = Rc::new(Admin {
                 config,
-                is_on_loopback,
                 about,
                 cores,
                 latest: RefCell::new(latest),
@@ -91,8 +90,10 @@ pub fn start(
     thread.spawn(ended).map(drop)
 }
 
-/// What of the settings holds here: no token, no base path, no bodies.
-fn plain(mut config: Config) -> Config {
+/// What of the settings holds here: no token, no base path, no bodies. On loopback browsers of this
+/// machine can be led here, whatever website they show.
+fn plain(mut config: Config, on_loopback: bool) -> Config {
+    config.client.any_host = !on_loopback;
     config.access_token = None;
     config.upstream.credential = None;
     config.upstream.path = String::new();
@@ -106,8 +107,6 @@ fn plain(mut config: Config) -> Config {
 /// The process, as its operators see it.
 struct Admin {
     config: Config,
-    /// Where it is reached from this machine alone, browsers on it included.
-    is_on_loopback: bool,
     about: About,
     cores: Vec<Sender<Notice>>,
     /// What each core has said last: where one is silent, that has to do.
@@ -174,7 +173,7 @@ impl Admin {
         let keep_alive = request.keep_alive && request.framing != Framing::Chunked;
         let (method, path) = (&*request.named.method, &*request.named.path);
         let reply = Unanswered::new(client, method == "HEAD", keep_alive);
-        if self.is_on_loopback && request.by_foreign_name {
+        if request.by_foreign_name {
             return reply
                 .tell(&text((403, "Forbidden"), FOREIGN_NAME), false)
                 .await;

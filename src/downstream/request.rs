@@ -67,7 +67,7 @@ pub struct Request {
     pub expects_continue: bool,
     /// The client wants the connection kept.
     pub keep_alive: bool,
-    /// It was asked by a name that anybody may have pointed at this machine.
+    /// Its Host is a name that anybody may have pointed at this machine, where not any will do.
     pub by_foreign_name: bool,
     /// The head as it goes up, without the empty line at its end.
     pub head: Buffer,
@@ -206,7 +206,7 @@ pub fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal
         Connection::of(head.fields).map_err(|_| bad("Connection has too many options"))?;
     let mut hosts = head.fields.iter().filter(|f| fields::is(f, "host"));
     let by_foreign_name = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => target::is_foreign_name(host.value),
+        (Some(host), None) => !config.client.any_host && target::is_foreign_name(host.value),
         (None, _) if version == Version::Http10 => false,
         (None, _) => return Err(bad("there is no Host field")),
         _ => return Err(bad("there are two Host fields")),
