@@ -125,7 +125,7 @@ fn held(about: &About, whole: &Whole) -> Vec<MetricFamily> {
             one(about.buffered_bytes_max as f64),
         ),
         own(
-            "drains",
+            "followed_responses",
             "Responses that are read to a near end although their client has left, to keep the connection.",
             one(gauges.drains as f64),
         ),

@@ -56,7 +56,7 @@ pub(super) fn json(about: &About, whole: &Whole, silent: usize) -> String {
         "client_connections": gauges.client_connections,
         "idle_upstream_connections": gauges.idle_connections,
         "buffered_body_bytes": gauges.buffered_bytes,
-        "drains": gauges.drains,
+        "followed_responses": gauges.drains,
         "replays_left": gauges.replays_left,
         "log_lines_lost": whole.log_lines_lost,
         "counters": counters,

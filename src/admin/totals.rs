@@ -266,7 +266,7 @@ pub(super) fn connections(whole: &Whole) -> Markup {
                 size("request-bytes", "Bytes of requests", counters.request_bytes.value()),
                 size("response-bytes", "Bytes of responses", counters.response_bytes.value()),
                 size("spliced-bytes", "Those moved by the kernel", counters.spliced_bytes.value()),
-                gauge("drains", "Followed for clients that left", gauges.drains),
+                gauge("followed_responses", "Followed for clients that left", gauges.drains),
                 count("panics", "Ended by a defect", &counters.panics),
             ]))
         }

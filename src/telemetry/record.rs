@@ -190,6 +190,10 @@ impl Record {
 
     /// The upstream has answered with what is no response: there is no way back, and the client is told.
     pub fn unusable(&self, cause: &dyn Display) {
+        warn!(
+            id = %self.id, method = %self.named.method, path = %self.named.path, %cause,
+            "unusable response"
+        );
         let phase = self.trace.phase();
         self.remember(
             None,

@@ -341,6 +341,7 @@ fn what_went_wrong_is_told_with_its_cause_and_what_came_of_it() {
     cut.try_response("POST").expect_err("it is cut");
     let garbage = Client::connect(&proxy).exchange(post("/garbage", b"{}"));
     assert_eq!(garbage.status(), 502);
+    proxy.logs(&["WARN  unusable response", "path=/garbage", "HTTP/1."]);
     proxy.ended(4);
     let status = proxy.status();
     let exchanges = &status["counters"]["exchanges"];
