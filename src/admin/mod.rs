@@ -191,43 +191,41 @@ impl Admin {
                 .await;
         }
         let fields = page::fields();
-        let own = match self.ask().await {
-            Ok((whole, silent)) => match path {
-                "/metrics" => metrics::answer(&self.about, &whole, silent),
-                "/" => Own {
-                    content_type: "text/html; charset=utf-8",
-                    fields: &fields,
-                    ..Own::json((200, "OK"), page::html(&self.about, &whole, silent))
-                },
-                "/status.json" => Own::json((200, "OK"), status::json(&self.about, &whole, silent)),
-                _ => status::health(&whole, silent),
+        let (whole, silent) = self.ask().await;
+        let own = match path {
+            "/metrics" => metrics::answer(&self.about, &whole, silent),
+            "/" => Own {
+                content_type: "text/html; charset=utf-8",
+                fields: &fields,
+                ..Own::json((200, "OK"), page::html(&self.about, &whole, silent))
             },
-            Err(error) => {
-                let body = format!("The workers cannot be asked for now: {error}\n");
-                text((503, "Service Unavailable"), body)
-            }
+            "/status.json" => Own::json((200, "OK"), status::json(&self.about, &whole, silent)),
+            _ => status::health(&whole, silent),
         };
         reply.tell(&own, false).await
     }
 
-    /// How things are, and how many cores have not said so in time.
-    async fn ask(&self) -> io::Result<(Whole, usize)> {
-        let (to, answers) = mailbox()?;
-        for core in &self.cores {
-            core.send(Notice::Report(to.clone()));
-        }
-        drop(to);
-        let mut answers = answers.open()?;
-        let deadline = Deadline::after(REPORT_TIMEOUT);
+    /// How things are, and how many cores have not said so in time. Where there is no descriptor to hear
+    /// them with, that is all of them.
+    async fn ask(&self) -> (Whole, usize) {
         let mut silent = self.cores.len();
-        while silent > 0
-            && let Ok(Some(report)) = deadline.limit(answers.next()).await
+        if let Ok((to, answers)) = mailbox()
+            && let Ok(mut answers) = answers.open()
         {
-            silent -= 1;
-            let core = report.core;
-            self.latest.borrow_mut()[core] = Some(report);
+            for core in &self.cores {
+                core.send(Notice::Report(to.clone()));
+            }
+            drop(to);
+            let deadline = Deadline::after(REPORT_TIMEOUT);
+            while silent > 0
+                && let Ok(Some(report)) = deadline.limit(answers.next()).await
+            {
+                silent -= 1;
+                let core = report.core;
+                self.latest.borrow_mut()[core] = Some(report);
+            }
         }
-        Ok((Whole::of(self.latest.borrow().iter().flatten()), silent))
+        (Whole::of(self.latest.borrow().iter().flatten()), silent)
     }
 }
 
