@@ -25,17 +25,18 @@ pub struct Trace {
     doubled: Cell<bool>,
 }
 
-/// How long the phases of one attempt took, as far as it went through them.
+/// How long the phases of one attempt took, in seconds, as far as it went through them. Small: it is held
+/// as long as a stream goes on.
 #[derive(Clone, Copy, Default)]
 pub struct Times {
     /// TCP.
-    pub connect: Option<Duration>,
+    pub connect: Option<f32>,
     /// The TLS handshake.
-    pub tls: Option<Duration>,
+    pub tls: Option<f32>,
     /// Sending the request.
-    pub send: Option<Duration>,
+    pub send: Option<f32>,
     /// From then on, to the end of the response head.
-    pub header: Option<Duration>,
+    pub header: Option<f32>,
 }
 
 impl Trace {
@@ -71,8 +72,8 @@ impl Trace {
     /// took. Of several connects the last one told of is the one that is used, where one is.
     pub fn made(&self, connect: Duration, tls: Option<Duration>) {
         self.times.set(Times {
-            connect: Some(connect),
-            tls,
+            connect: Some(connect.as_secs_f32()),
+            tls: tls.map(|took| took.as_secs_f32()),
             ..self.times.get()
         });
     }
@@ -103,7 +104,7 @@ impl Trace {
             let took = now - since;
             observe(took, |core| &core.send_time);
             self.times.set(Times {
-                send: Some(took),
+                send: Some(took.as_secs_f32()),
                 ..self.times.get()
             });
         }
@@ -127,7 +128,7 @@ impl Trace {
         };
         let times = self.times.get();
         self.times.set(Times {
-            header: Some(took),
+            header: Some(took.as_secs_f32()),
             ..times
         });
         observe(took, |core| core.header_time(self.attempt.get()));
@@ -142,10 +143,12 @@ impl Trace {
         self.began.get().elapsed()
     }
 
-    /// The connection was not good any more, which is no failure of the attempt; how long that took.
+    /// The connection was not good any more, which is no failure of the attempt: it needs another one. How
+    /// long that took.
     pub(super) fn stale(&self, delivery: Delivery) -> Duration {
         self.note(delivery);
         self.times.take();
+        self.enter(Phase::Pool);
         self.began.get().elapsed()
     }
 
