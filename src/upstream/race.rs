@@ -30,7 +30,8 @@ const RACERS_MAX: usize = 3;
 /// One of the connects under way. Dropping it gives it up and closes its socket.
 struct Racer<'t, F> {
     addr: SocketAddr,
-    since: Instant,
+    /// When it gives way to the next, where there is no room for one more.
+    gives_way: Deadline,
     course: Rc<Course<'t>>,
     run: Pin<Box<F>>,
 }
@@ -49,22 +50,23 @@ pub(super) async fn race<'t, F: Future<Output = Result<Stream, Failure>>>(
     trace: &'t Trace,
     connect: impl Fn(SocketAddr, Rc<Course<'t>>) -> F,
 ) -> Result<(Stream, SocketAddr), Option<Failure>> {
-    let pace = Pace::new(deadline, addresses.len());
     let mut next = addresses.iter().copied();
     let mut racers = Vec::with_capacity(RACERS_MAX);
     let mut failure = None;
     let mut at_once = true;
     loop {
+        let share = part_of(deadline, next.len().div_ceil(RACERS_MAX));
         if at_once && let Some(addr) = next.next() {
             let course = Rc::new(Course::new(trace));
             racers.push(Racer {
                 addr,
-                since: Instant::now(),
+                gives_way: Deadline::after(share),
                 run: Box::pin(connect(addr, course.clone())),
                 course,
             });
         }
-        let Some(due) = pace.next_is_due(&racers) else {
+        let delay = ATTEMPT_DELAY.min(part_of(deadline, next.len() + 1));
+        let Some(due) = next_is_due(&racers, delay) else {
             return Err(failure);
         };
         show(trace, &racers);
@@ -98,7 +100,7 @@ pub(super) async fn race<'t, F: Future<Output = Result<Stream, Failure>>>(
                 if racers.len() == RACERS_MAX {
                     racers.remove(0).time_is_over(order);
                 }
-                pace.next_is_due(&racers).is_none_or(Deadline::has_passed)
+                next_is_due(&racers, delay).is_none_or(Deadline::has_passed)
             }
         };
     }
@@ -133,32 +135,21 @@ impl<F> Racer<'_, F> {
     }
 }
 
-/// How the time is shared out among the addresses.
-struct Pace {
-    delay: Duration,
-    share: Duration,
+/// What is left of the time, in so many parts: so each of the addresses has its turn, also where one
+/// before it has taken longer than it should.
+fn part_of(deadline: Deadline, parts: usize) -> Duration {
+    let left = deadline.left().unwrap_or(Duration::MAX);
+    left / u32::try_from(parts.max(1)).unwrap_or(u32::MAX)
 }
 
-impl Pace {
-    /// So that each of `count` addresses has its turn before the deadline.
-    fn new(deadline: Deadline, count: usize) -> Self {
-        let left = deadline.left().unwrap_or(Duration::MAX);
-        let part = |count: usize| left / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
-        Self {
-            delay: ATTEMPT_DELAY.min(part(count)),
-            share: part(count.div_ceil(RACERS_MAX)),
-        }
-    }
-
-    /// When the next address has its turn; `None` where nobody is under way.
-    fn next_is_due<F>(&self, racers: &[Racer<'_, F>]) -> Option<Deadline> {
-        let progress = racers.iter().map(|racer| racer.course.since.get()).max()?;
-        let (since, wait) = match racers.len() == RACERS_MAX {
-            true => (racers[0].since, self.share),
-            false => (progress, self.delay),
-        };
-        Some(Deadline::after(wait.saturating_sub(since.elapsed())))
-    }
+/// When the next address has its turn: `delay` after the last progress, or when there is room. `None`
+/// where nobody is under way.
+fn next_is_due<F>(racers: &[Racer<'_, F>], delay: Duration) -> Option<Deadline> {
+    let progress = racers.iter().map(|racer| racer.course.since.get()).max()?;
+    Some(match racers.len() == RACERS_MAX {
+        true => racers[0].gives_way,
+        false => Deadline::after(delay.saturating_sub(progress.elapsed())),
+    })
 }
 
 /// What a connect is at, and what is counted of it. Whatever has begun is counted once: as a success,
