@@ -32,7 +32,7 @@ pub struct Trace {
 /// How long the phases of one attempt took, as far as it went through them.
 #[derive(Clone, Copy, Default)]
 pub struct Times {
-    /// TCP.
+    /// TCP, and the outbound proxy.
     pub connect: Option<Duration>,
     /// The TLS handshake.
     pub tls: Option<Duration>,
@@ -91,11 +91,16 @@ impl Trace {
 
     /// The exchange is at something else from now on.
     pub fn enter(&self, phase: Phase) {
+        if phase == Phase::Proxy {
+            return self.is_at(phase); // a part of connecting
+        }
         let now = Instant::now();
         let since = self.since.replace(now);
         let mut times = self.times.get();
         let (time, observed) = match (self.phase.get(), phase) {
-            (Phase::Connect, Phase::Tls | Phase::Send) => (&mut times.connect, CONNECT),
+            (Phase::Connect | Phase::Proxy, Phase::Tls | Phase::Send) => {
+                (&mut times.connect, CONNECT)
+            }
             (Phase::Tls, Phase::Send) => (&mut times.tls, TLS),
             (Phase::Send, Phase::Header) => (&mut times.send, SEND),
             _ => return self.is_at(phase),
