@@ -39,8 +39,9 @@ pub(super) fn connected(received: &[u8], login: bool) -> Answer<()> {
             101 => return Err(Fault::Garbage("it switches protocols")),
             100..200 => (),
             200..300 => return Ok(Some(((), start))),
-            407 if login => return Err(Fault::Refused(Refused::Login)),
-            407 => return Err(Fault::Refused(Refused::LoginWanted)),
+            // Some say 401 of a login that is wrong.
+            401 | 407 if login => return Err(Fault::Refused(Refused::Login)),
+            401 | 407 => return Err(Fault::Refused(Refused::LoginWanted)),
             status => return Err(Fault::Refused(Refused::Status(status))),
         }
     }
@@ -140,8 +141,8 @@ mod tests {
             let head = format!("HTTP/1.1 {status} x\r\nContent-Length: 3\r\n\r\n");
             for login in [false, true] {
                 let refused = match (status, login) {
-                    (407, true) => Refused::Login,
-                    (407, false) => Refused::LoginWanted,
+                    (401 | 407, true) => Refused::Login,
+                    (401 | 407, false) => Refused::LoginWanted,
                     _ => Refused::Status(status),
                 };
                 let told = connected(head.as_bytes(), login);

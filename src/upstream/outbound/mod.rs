@@ -60,7 +60,7 @@ type Answer<T> = Result<Option<(T, usize)>, Fault>;
 pub enum Refused {
     /// It wants user and password, and there are none.
     LoginWanted,
-    /// User and password are not those it knows.
+    /// It does not accept user and password.
     Login,
     /// The code of RFC 1928 6.
     Socks(u8),
