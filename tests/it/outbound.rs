@@ -7,8 +7,8 @@ use rustls::HandshakeKind;
 
 use crate::support::names::{Names, Says};
 use crate::support::{
-    Act, Authority, CANARY, Client, OK, Origin, Peer, Proxy, Vacant, act, assert_no_secret, get,
-    post, run,
+    Act, Authority, CANARY, Client, OK, Origin, Peer, Proxy, RESCUE, Seen, Vacant, act,
+    assert_no_secret, get, post, run,
 };
 
 /// A name that nobody here can look up.
@@ -302,22 +302,17 @@ fn a_proxy_that_looks_names_up_is_told_them_and_nobody_is_asked_here() {
 
 #[test]
 fn a_proxy_that_wants_addresses_is_asked_for_each_until_one_can_be_reached() {
-    let all: Vec<_> = (1..=3).map(|last| Ipv4Addr::new(192, 0, 2, last)).collect();
+    let all: Vec<_> = (1..=4).map(|last| Ipv4Addr::new(192, 0, 2, last)).collect();
     let Some(names) = Names::new(Says::Addresses(all)) else {
         return;
     };
-    // Unreachable, of a type it does not know, and there; each on a connection of its own.
-    let outbound = Origin::serves(3, |peer| {
-        hears(peer, &[5, 1, 0]);
-        peer.send([5, 0]);
-        let request = peer.take(10);
-        assert_eq!(
-            (&request[..7], &request[8..]),
-            (&[5, 1, 0, 1, 192, 0, 2][..], &[0, 80][..])
-        );
+    // Unreachable, of a type it does not know, hanging, and there; each on a connection of its own.
+    let outbound = Origin::serves(4, |peer| {
+        asked_for(peer);
         match peer.number {
             0 => peer.send([5, 4, 0, 1]),
             1 => peer.send([5, 8]),
+            2 => drop(peer.is_closed_after()),
             _ => {
                 peer.send(SOCKS_YES);
                 peer.request();
@@ -331,10 +326,47 @@ fn a_proxy_that_wants_addresses_is_asked_for_each_until_one_can_be_reached() {
         ALONE,
         ("OUTBOUND_PROXY", &*url),
         ("UPSTREAM_MAX_ATTEMPTS", "1"),
+        ("CONNECT_TIMEOUT_SECONDS", "4"),
     ];
     let proxy = Proxy::start_by(&names.launcher(), "http://upstream.example", &settings);
     let response = Client::connect(&proxy).exchange(get("/"));
     assert_eq!((response.status(), response.attempts()), (200, Some(1)));
+}
+
+/// Plays SOCKS up to the request for one of the addresses 192.0.2.x; which.
+fn asked_for(peer: &mut Peer) -> u8 {
+    hears(peer, &[5, 1, 0]);
+    peer.send([5, 0]);
+    let request = peer.take(10);
+    assert_eq!(request[..7], [5, 1, 0, 1, 192, 0, 2]);
+    assert_eq!(request[8..], [0, 80]);
+    request[7]
+}
+
+#[test]
+fn another_attempt_asks_the_proxy_for_another_address() {
+    let all: Vec<_> = (1..=2).map(|last| Ipv4Addr::new(192, 0, 2, last)).collect();
+    let Some(names) = Names::new(Says::Addresses(all)) else {
+        return;
+    };
+    let asked = Seen::new();
+    let seen = asked.clone();
+    let outbound = Origin::serves(2, move |peer| {
+        seen.push(asked_for(peer));
+        peer.send(SOCKS_YES);
+        peer.request();
+        match peer.number {
+            0 => drop(peer.is_closed_after()),
+            _ => peer.send(OK),
+        }
+    });
+    let url = at("socks5://", outbound.addr);
+    let settings = [&[ALONE, ("OUTBOUND_PROXY", &*url)], &RESCUE[..]].concat();
+    let proxy = Proxy::start_by(&names.launcher(), "http://upstream.example", &settings);
+    let response = Client::connect(&proxy).exchange(get("/"));
+    assert_eq!((response.status(), response.attempts()), (200, Some(2)));
+    let asked = asked.all();
+    assert_ne!(asked[0], asked[1]);
 }
 
 #[test]

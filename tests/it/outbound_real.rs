@@ -114,7 +114,7 @@ fn assert_passes(outbound: &str, host: &str) {
     let proxy = start(&format!("http://{host}:{port}"), outbound, &[]);
     let body = pattern().at(0, 1 << 20);
     for number in 1..=3 {
-        let response = Client::connect(&proxy).exchange(post("/", &body));
+        let response = Client::connect(&proxy).exchange(post("/", body));
         assert_eq!((response.status(), response.attempts()), (200, Some(1)));
         assert_eq!(origin.request(number).body, body);
         proxy.ended(number);
