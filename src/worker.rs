@@ -51,6 +51,8 @@ const ACCEPT_BURST: usize = 8;
 /// How often idle connections are looked at, each of which is looked at again when it is taken, and
 /// unused buffers freed.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two reports: those who ask without end must not keep a core from its clients.
+const REPORT_PAUSE: Duration = Duration::from_millis(1);
 /// How often a draining core looks whether its last connection has ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
@@ -331,7 +333,10 @@ async fn hear(mut mailbox: Mailbox<Notice>, index: usize, door: Rc<Door>) {
         match notice {
             Notice::Drain => core.drain.start(),
             Notice::Resolved(resolved) => core.upstream.resolved(resolved),
-            Notice::Report(to) => to.send_at_once(Report::of_core(index, door.gauges())),
+            Notice::Report(to) => {
+                to.send_at_once(Report::of_core(index, door.gauges()));
+                sleep(REPORT_PAUSE).await;
+            }
         }
     }
 }
