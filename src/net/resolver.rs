@@ -1,5 +1,5 @@
-//! The upstream's addresses, looked up by a thread of its own: getaddrinfo(3) blocks, a core must not.
-use std::cell::RefCell;
+//! The addresses of whom we connect to, looked up by a thread of its own: getaddrinfo(3) blocks, a core must not.
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType};
 use local_sync::semaphore::Semaphore;
 
-use crate::net::mailbox::{Notice, Resolved, Sender};
+use crate::net::mailbox::{Notice, Resolved, Sender, Whose};
 
 /// How old addresses may get.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -20,13 +20,18 @@ const ADDRESSES_MAX: usize = 16;
 pub type Refresh = mpsc::SyncSender<()>;
 
 /// Starts the thread that looks `host` up, at once, every 30 seconds and when it is asked to, and
-/// tells each of `cores`. An address needs no thread and is told once.
-pub fn start(host: &str, port: u16, cores: Vec<Sender<Notice>>) -> std::io::Result<Refresh> {
+/// tells each of `cores`, for `whose` it is. An address needs no thread and is told once.
+pub fn start(
+    whose: Whose,
+    host: &str,
+    port: u16,
+    cores: Vec<Sender<Notice>>,
+) -> std::io::Result<Refresh> {
     let (refresh, asked) = refresh();
     let host = host.to_owned();
     let tell = move |resolved: Resolved| {
         for core in &cores {
-            core.send(Notice::Resolved(resolved.clone()));
+            core.send(Notice::Resolved(whose, resolved.clone()));
         }
     };
     if let Ok(ip) = host.parse::<IpAddr>() {
@@ -77,9 +82,11 @@ fn look_up(host: &str, port: u16) -> Resolved {
     }
 }
 
-/// What a core knows of the upstream's addresses.
+/// What a core knows of the addresses of a name.
 pub struct Addresses {
     latest: RefCell<Option<Resolved>>,
+    /// Which of them to begin with.
+    first: Cell<usize>,
     /// The look-up under way, or the next one; closed when it has ended.
     look_up: RefCell<Rc<Semaphore>>,
     refresh: Refresh,
@@ -90,6 +97,7 @@ impl Addresses {
     pub fn new(refresh: Refresh) -> Self {
         Self {
             latest: RefCell::new(None),
+            first: Cell::new(0),
             look_up: RefCell::new(Rc::new(Semaphore::new(0))),
             refresh,
         }
@@ -110,9 +118,18 @@ impl Addresses {
         let _ = self.refresh.try_send(());
     }
 
-    /// What is known now.
-    pub fn known(&self) -> Option<Resolved> {
-        self.latest.borrow().clone()
+    /// Which of the addresses to begin with, as a number that may exceed theirs.
+    pub fn first(&self) -> usize {
+        self.first.get()
+    }
+
+    /// Begins behind `addr` next time, where it is one of them.
+    pub fn avoid(&self, addr: SocketAddr) {
+        if let Some(Resolved::Addresses(all)) = &*self.latest.borrow()
+            && let Some(at) = all.iter().position(|known| *known == addr)
+        {
+            self.first.set((at + 1) % all.len());
+        }
     }
 
     /// The addresses, or why there are none. Waits for a look-up where none is known; give it a
@@ -126,7 +143,7 @@ impl Addresses {
         let look_up = self.look_up.borrow().clone();
         let _ = look_up.acquire().await; // no permit is ever added
         let nothing = || Resolved::Failed("the name has not been looked up".into());
-        self.known().unwrap_or_else(nothing)
+        self.latest.borrow().clone().unwrap_or_else(nothing)
     }
 }
 

@@ -33,7 +33,7 @@ pub struct Trace {
 /// as long as a stream goes on.
 #[derive(Clone, Copy, Default)]
 pub struct Times {
-    /// TCP.
+    /// TCP, and the outbound proxy.
     pub connect: Option<f32>,
     /// The TLS handshake.
     pub tls: Option<f32>,
@@ -92,11 +92,16 @@ impl Trace {
 
     /// The exchange is at something else from now on.
     pub fn enter(&self, phase: Phase) {
+        if phase == Phase::Proxy {
+            return self.is_at(phase); // a part of connecting
+        }
         let now = Instant::now();
         let since = self.since.replace(now);
         let mut times = self.times.get();
         let (time, observed) = match (self.phase.get(), phase) {
-            (Phase::Connect, Phase::Tls | Phase::Send) => (&mut times.connect, CONNECT),
+            (Phase::Connect | Phase::Proxy, Phase::Tls | Phase::Send) => {
+                (&mut times.connect, CONNECT)
+            }
             (Phase::Tls, Phase::Send) => (&mut times.tls, TLS),
             (Phase::Send, Phase::Header) => (&mut times.send, SEND),
             _ => return self.is_at(phase),

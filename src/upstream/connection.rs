@@ -1,14 +1,14 @@
 //! Connections to the upstream: taken from the pool or made, and given back after a clean exchange.
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use local_sync::semaphore::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
 use crate::net::deadline::Deadline;
-use crate::net::mailbox::Resolved;
+use crate::net::mailbox::{Resolved, Whose};
 use crate::net::resolver::Addresses;
 use crate::net::stream::Stream;
 use crate::net::tcp::Tcp;
@@ -17,6 +17,7 @@ use crate::telemetry::counters::count;
 use crate::telemetry::trace::Trace;
 use crate::telemetry::words::Phase;
 use crate::upstream::failure::Failure;
+use crate::upstream::outbound::Outbound;
 use crate::upstream::pool::Pool;
 
 /// The least time that unacknowledged bytes keep a connection: as long as keep-alive probes take.
@@ -25,21 +26,23 @@ const USER_TIMEOUT_MIN: Duration = Duration::from_secs(60);
 /// What a core knows of the upstream.
 pub struct Upstream {
     config: Rc<Config>,
+    /// Of the upstream, or of the outbound proxy.
     addresses: Addresses,
+    outbound: Option<Outbound>,
+    /// Of the upstream, where the outbound proxy is told one.
+    targets: Option<Addresses>,
     tls: Option<TlsSettings>,
     pool: Pool,
     /// The right to use a connection, where `UPSTREAM_MAX_CONNECTIONS` limits their number.
     permits: Option<Rc<Semaphore>>,
     permits_max: usize,
-    /// Which of the addresses to begin with.
-    first: Cell<usize>,
 }
 
 /// A connection in use by one exchange. Dropping it closes it.
 pub struct Connection {
     /// What it reads and writes.
     pub stream: Rc<Stream>,
-    /// Its other end.
+    /// Its other end, as far as we know it: behind an outbound proxy that looks names up, the proxy.
     pub addr: SocketAddr,
     /// Whether it has served an exchange before.
     pub reused: bool,
@@ -60,28 +63,33 @@ impl Connection {
 }
 
 impl Upstream {
+    /// The addresses are those of whom we connect to, and those that an outbound proxy is told.
     /// `connections_max` is this core's share of `UPSTREAM_MAX_CONNECTIONS`, 0 = no limit.
     pub fn new(
         config: Rc<Config>,
-        addresses: Addresses,
+        (addresses, targets): (Addresses, Option<Addresses>),
         tls: Option<TlsSettings>,
         connections_max: usize,
     ) -> Self {
         let limited = connections_max > 0;
         Self {
             pool: Pool::new(config.upstream.idle_timeout),
+            outbound: Outbound::of(&config),
             config,
             addresses,
+            targets,
             tls,
             permits: limited.then(|| Rc::new(Semaphore::new(connections_max))),
             permits_max: connections_max,
-            first: Cell::new(0),
         }
     }
 
     /// Takes the outcome of a look-up.
-    pub fn resolved(&self, resolved: Resolved) {
-        self.addresses.update(resolved);
+    pub fn resolved(&self, whose: Whose, resolved: Resolved) {
+        match (whose, &self.targets) {
+            (Whose::Target, Some(targets)) => targets.update(resolved),
+            _ => self.addresses.update(resolved),
+        }
     }
 
     /// Closes idle connections that are of no more use. To be called now and then.
@@ -118,10 +126,11 @@ impl Upstream {
             .await;
         let connected = connected.unwrap_or_else(|_| {
             count_cut(trace);
-            Err(Failure::ConnectTimeout(limit))
+            Err(timeout(limit, trace))
         });
         if connected.is_err() {
             self.addresses.refresh();
+            self.targets.iter().for_each(Addresses::refresh);
         }
         let (stream, addr) = connected?;
         Ok(Connection {
@@ -139,11 +148,8 @@ impl Upstream {
 
     /// Begins elsewhere next time, where there is an elsewhere.
     pub fn avoid(&self, addr: SocketAddr, idle_too: bool) {
-        if let Some(Resolved::Addresses(all)) = self.addresses.known()
-            && let Some(at) = all.iter().position(|known| *known == addr)
-        {
-            self.first.set((at + 1) % all.len());
-        }
+        self.addresses.avoid(addr);
+        self.targets.iter().for_each(|targets| targets.avoid(addr));
         if idle_too {
             self.pool.evict_all(addr);
         }
@@ -183,43 +189,63 @@ impl Upstream {
         trace: &Trace,
     ) -> Result<(Stream, SocketAddr), Failure> {
         trace.enter(Phase::Resolve);
-        let addresses = match self.addresses.get().await {
-            Resolved::Addresses(addresses) => addresses,
-            Resolved::NoSuchName(reason) => return Err(Failure::NoSuchName(reason.to_string())),
-            Resolved::Failed(reason) => return Err(Failure::Resolve(reason.to_string())),
+        let addresses = known(&self.addresses).await?;
+        let targets = match &self.targets {
+            Some(targets) => (known(targets).await?, targets.first()),
+            None => ([].into(), 0),
         };
-        let first = self.first.get();
-        let mut failure = Failure::ConnectTimeout(self.config.attempts.connect_timeout);
-        for turn in 0..addresses.len() {
-            let addr = addresses[(first + turn) % addresses.len()];
-            let turns_left = u32::try_from(addresses.len() - turn).unwrap_or(u32::MAX);
+        let addresses = (addresses, self.addresses.first());
+        let limit = self.config.attempts.connect_timeout;
+        let mut failure = Failure::ConnectTimeout(limit);
+        let turns = addresses.0.len().max(targets.0.len());
+        for turn in 0..turns {
+            let way = Way {
+                addr: at(&addresses, turn).expect("there is an address"),
+                target: at(&targets, turn),
+            };
+            let turns_left = u32::try_from(turns - turn).unwrap_or(u32::MAX);
             let share = deadline.left().map(|left| left / turns_left);
             match Deadline::after_if(share)
-                .limit(self.connect_to(addr, trace))
+                .limit(self.connect_by(way, trace))
                 .await
             {
-                Ok(Ok(stream)) => return Ok((stream, addr)),
+                Ok(Ok(stream)) => return Ok((stream, way.target.unwrap_or(way.addr))),
                 Ok(Err(error)) => failure = error,
-                Err(_) => count_cut(trace),
+                Err(_) => {
+                    count_cut(trace);
+                    if trace.phase() == Phase::Proxy {
+                        failure = Failure::ProxyTimeout(limit);
+                    }
+                }
             }
-            self.avoid(addr, false);
-            if !failure.may_pass() {
+            self.avoid(way.addr, false);
+            way.target.iter().for_each(|addr| self.avoid(*addr, false));
+            if !failure.may_pass_elsewhere() {
                 break;
             }
         }
         Err(failure)
     }
 
-    async fn connect_to(&self, addr: SocketAddr, trace: &Trace) -> Result<Stream, Failure> {
+    async fn connect_by(&self, way: Way, trace: &Trace) -> Result<Stream, Failure> {
         let stall = self.config.attempts.write_timeout;
         let user_timeout = stall.max(USER_TIMEOUT_MIN);
         trace.enter(Phase::Connect);
-        let tcp = Tcp::connect(addr, user_timeout).await;
+        let tcp = Tcp::connect(way.addr, user_timeout).await;
         count(|core| match &tcp {
             Ok(_) => &core.connects,
             Err(_) => &core.connects_failed,
         });
-        let tcp = tcp.map_err(Failure::Connect)?;
+        let to = match self.outbound {
+            Some(_) => "outbound proxy",
+            None => "upstream",
+        };
+        let tcp = tcp.map_err(|error| Failure::Connect(to, error))?;
+        if let Some(outbound) = &self.outbound {
+            trace.enter(Phase::Proxy);
+            let asked = outbound.ask(&tcp, way.target, stall).await;
+            asked.map_err(Failure::Proxy)?;
+        }
         let Some(settings) = &self.tls else {
             return Ok(Stream::Plain(tcp));
         };
@@ -231,6 +257,33 @@ impl Upstream {
             Err(_) => &core.handshakes_failed,
         });
         Ok(Stream::Tls(Box::new(tls.map_err(Failure::Handshake)?)))
+    }
+}
+
+/// Whom to connect to, and what to ask it for.
+#[derive(Clone, Copy)]
+struct Way {
+    addr: SocketAddr,
+    target: Option<SocketAddr>,
+}
+
+/// The address whose turn it is, of some and the one to begin with.
+fn at((all, first): &(Arc<[SocketAddr]>, usize), turn: usize) -> Option<SocketAddr> {
+    all.get((first + turn).checked_rem(all.len())?).copied()
+}
+
+async fn known(addresses: &Addresses) -> Result<Arc<[SocketAddr]>, Failure> {
+    match addresses.get().await {
+        Resolved::Addresses(addresses) => Ok(addresses),
+        Resolved::NoSuchName(reason) => Err(Failure::NoSuchName(reason.to_string())),
+        Resolved::Failed(reason) => Err(Failure::Resolve(reason.to_string())),
+    }
+}
+
+fn timeout(limit: Duration, trace: &Trace) -> Failure {
+    match trace.phase() {
+        Phase::Proxy => Failure::ProxyTimeout(limit),
+        _ => Failure::ConnectTimeout(limit),
     }
 }
 

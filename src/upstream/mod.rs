@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod connection;
 mod delivery;
 pub mod failure;
+pub mod outbound;
 pub mod pool;
 pub mod request;
 pub mod response;
