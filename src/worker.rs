@@ -1,12 +1,13 @@
 //! The cores: one thread, one runtime, one listener each. Start, accept, drain.
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::io;
 use std::net::TcpListener as StdTcpListener;
 use std::process;
 use std::rc::Rc;
 use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -50,6 +51,8 @@ const ACCEPT_BURST: usize = 8;
 /// How often idle connections are looked at, each of which is looked at again when it is taken, and
 /// unused buffers freed.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two reports: those who ask without end must not keep a core from its clients.
+const REPORT_PAUSE: Duration = Duration::from_millis(1);
 /// How often a draining core looks whether its last connection has ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
@@ -69,7 +72,7 @@ pub fn run(config: &Config) -> io::Result<()> {
     let admin = bind_admin(config)?;
     let Workers {
         mailboxes,
-        threads,
+        drained,
         drivers,
     } = start_all(config, listeners, tls.as_ref())
         .map_err(|error| named(&error, "cannot start the workers"))?;
@@ -81,17 +84,17 @@ pub fn run(config: &Config) -> io::Result<()> {
     }
     announce(config, listen, &drivers);
 
-    let handle = signals.handle();
+    let (handle, workers) = (signals.handle(), config.workers);
     let joined = thread::Builder::new()
         .name("join".to_owned())
         .spawn(move || {
-            let ended: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
+            // Over when each has said so, or has panicked.
+            let ended = drained.iter().count();
             handle.close();
-            let panicked = |_| io::Error::other("a worker has panicked");
-            ended
-                .into_iter()
-                .collect::<Result<(), _>>()
-                .map_err(panicked)
+            match ended == workers {
+                true => Ok(()),
+                false => Err(io::Error::other("a worker has panicked")),
+            }
         })
         .map_err(|error| named(&error, "cannot start a thread"))?;
     for (count, signal) in signals.forever().enumerate() {
@@ -115,7 +118,8 @@ pub fn run(config: &Config) -> io::Result<()> {
 /// The running workers.
 struct Workers {
     mailboxes: Vec<Sender<Notice>>,
-    threads: Vec<JoinHandle<()>>,
+    /// Each says so when it has drained.
+    drained: mpsc::Receiver<()>,
     drivers: Vec<Chosen>,
 }
 
@@ -136,7 +140,7 @@ fn start_all(
     let bodies = Quota::share(config.buffered_bytes_max, config.workers);
     let quotas = places.into_iter().zip(bodies);
     let (started, starts) = mpsc::channel();
-    let mut threads = Vec::new();
+    let (has_drained, drained) = mpsc::channel();
     let seats = listeners.into_iter().zip(receivers).zip(quotas);
     for (index, ((listener, mailbox), (places, bodies))) in seats.enumerate() {
         let seat = Seat {
@@ -150,16 +154,17 @@ fn start_all(
             connections_max: share(config.upstream.connections_max, config.workers, index),
             places,
             bodies,
+            drained: has_drained.clone(),
         };
         let started = started.clone();
         let thread = thread::Builder::new().name(format!("worker-{index}"));
-        threads.push(thread.spawn(move || seat.work(started))?);
+        thread.spawn(move || seat.work(started))?;
     }
-    drop(started);
+    drop((started, has_drained));
     let drivers = starts.iter().collect::<io::Result<Vec<_>>>()?;
     Ok(Workers {
         mailboxes,
-        threads,
+        drained,
         drivers,
     })
 }
@@ -260,17 +265,18 @@ struct Seat {
     connections_max: usize,
     places: Quota,
     bodies: Quota,
+    drained: mpsc::Sender<()>,
 }
 
 impl Seat {
-    /// Says through `started` how the start went, then works until the core has drained.
+    /// Says through `started` how the start went, then works until the process ends.
     fn work(self, started: mpsc::Sender<io::Result<Chosen>>) {
         let (mut runtime, chosen): (Runtime, _) = match driver::build() {
             Ok(built) => built,
             Err(error) => return drop(started.send(Err(error))),
         };
         runtime.block_on(self.run(chosen, started));
-        // A dropped runtime would leak what is pending; the process is about to exit.
+        // A dropped runtime would leak what is pending.
         std::mem::forget(runtime);
     }
 
@@ -326,6 +332,10 @@ impl Seat {
                 "drain time is over, closing what is left"
             );
         }
+        let _ = self.drained.send(());
+        drop(self.drained);
+        // Other cores may not be done, and who asks how things are asks this one too.
+        pending::<()>().await;
     }
 }
 
@@ -345,7 +355,10 @@ async fn hear(mut mailbox: Mailbox<Notice>, index: usize, door: Rc<Door>) {
         match notice {
             Notice::Drain => core.drain.start(),
             Notice::Resolved(whose, resolved) => core.upstream.resolved(whose, resolved),
-            Notice::Report(to) => to.send(Report::of_core(index, door.gauges())),
+            Notice::Report(to) => {
+                to.send_at_once(Report::of_core(index, door.gauges()));
+                sleep(REPORT_PAUSE).await;
+            }
         }
     }
 }

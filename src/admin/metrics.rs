@@ -125,7 +125,7 @@ fn held(about: &About, whole: &Whole) -> Vec<MetricFamily> {
             one(about.buffered_bytes_max as f64),
         ),
         own(
-            "drains",
+            "followed_responses",
             "Responses that are read to a near end although their client has left, to keep the connection.",
             one(gauges.drains as f64),
         ),
@@ -153,12 +153,12 @@ fn of_cores(about: &About, whole: &Whole, silent: usize) -> [MetricFamily; 5] {
         ),
         own(
             "workers",
-            "Cores that serve clients.",
+            "Threads that serve clients.",
             one(about.workers as f64),
         ),
         own(
             "silent_workers",
-            "Cores that have not answered in time: their numbers are those of their last answer.",
+            "Workers that have not answered in time: their numbers are those of their last answer.",
             one(silent as f64),
         ),
         of_kind(

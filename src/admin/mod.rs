@@ -49,6 +49,9 @@ const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// What there is, for who asks for something else.
 const NOT_FOUND: &str = "There are / (a page), /metrics, /status.json and /healthz here.\n";
+/// To a website that reads what is on loopback by a name of its own (DNS rebinding), and to its visitor.
+const FOREIGN_NAME: &str = "On a loopback address only an IP address or localhost is answered as Host, \
+                            so that no website can point its name here and read this.\n";
 
 /// Starts the thread that answers on `listener`, for as long as the process lives.
 ///
@@ -60,7 +63,8 @@ pub fn start(
     about: About,
     cores: Vec<Sender<Notice>>,
 ) -> io::Result<()> {
-    let config = plain(config.clone());
+    let on_loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
+    let config = plain(config.clone(), on_loopback);
     let admin = move || -> io::Result<()> {
         let (mut runtime, _) = driver::build()?;
         runtime.block_on(async {
@@ -86,8 +90,10 @@ pub fn start(
     thread.spawn(ended).map(drop)
 }
 
-/// What of the settings holds here: no token, no base path, no bodies.
-fn plain(mut config: Config) -> Config {
+/// What of the settings holds here: no token, no base path, no bodies. On loopback browsers of this
+/// machine can be led here, whatever website they show.
+fn plain(mut config: Config, on_loopback: bool) -> Config {
+    config.client.any_host = !on_loopback;
     config.access_token = None;
     config.upstream.credential = None;
     config.upstream.path = String::new();
@@ -167,6 +173,11 @@ impl Admin {
         let keep_alive = request.keep_alive && request.framing != Framing::Chunked;
         let (method, path) = (&*request.named.method, &*request.named.path);
         let reply = Unanswered::new(client, method == "HEAD", keep_alive);
+        if request.by_foreign_name {
+            return reply
+                .tell(&text((403, "Forbidden"), FOREIGN_NAME), false)
+                .await;
+        }
         if !matches!(method, "GET" | "HEAD") {
             let own = Own {
                 fields: &[("Allow", "GET, HEAD".to_owned())], // RFC 9110 15.5.6
@@ -180,43 +191,41 @@ impl Admin {
                 .await;
         }
         let fields = page::fields();
-        let own = match self.ask().await {
-            Ok((whole, silent)) => match path {
-                "/metrics" => metrics::answer(&self.about, &whole, silent),
-                "/" => Own {
-                    content_type: "text/html; charset=utf-8",
-                    fields: &fields,
-                    ..Own::json((200, "OK"), page::html(&self.about, &whole, silent))
-                },
-                "/status.json" => Own::json((200, "OK"), status::json(&self.about, &whole, silent)),
-                _ => status::health(&whole, silent),
+        let (whole, silent) = self.ask().await;
+        let own = match path {
+            "/metrics" => metrics::answer(&self.about, &whole, silent),
+            "/" => Own {
+                content_type: "text/html; charset=utf-8",
+                fields: &fields,
+                ..Own::json((200, "OK"), page::html(&self.about, &whole, silent))
             },
-            Err(error) => {
-                let body = format!("The cores cannot be asked for now: {error}\n");
-                text((503, "Service Unavailable"), body)
-            }
+            "/status.json" => Own::json((200, "OK"), status::json(&self.about, &whole, silent)),
+            _ => status::health(&whole, silent),
         };
         reply.tell(&own, false).await
     }
 
-    /// How things are, and how many cores have not said so in time.
-    async fn ask(&self) -> io::Result<(Whole, usize)> {
-        let (to, answers) = mailbox()?;
-        for core in &self.cores {
-            core.send(Notice::Report(to.clone()));
-        }
-        drop(to);
-        let mut answers = answers.open()?;
-        let deadline = Deadline::after(REPORT_TIMEOUT);
+    /// How things are, and how many cores have not said so in time. Where there is no descriptor to hear
+    /// them with, that is all of them.
+    async fn ask(&self) -> (Whole, usize) {
         let mut silent = self.cores.len();
-        while silent > 0
-            && let Ok(Some(report)) = deadline.limit(answers.next()).await
+        if let Ok((to, answers)) = mailbox()
+            && let Ok(mut answers) = answers.open()
         {
-            silent -= 1;
-            let core = report.core;
-            self.latest.borrow_mut()[core] = Some(report);
+            for core in &self.cores {
+                core.send(Notice::Report(to.clone()));
+            }
+            drop(to);
+            let deadline = Deadline::after(REPORT_TIMEOUT);
+            while silent > 0
+                && let Ok(Some(report)) = deadline.limit(answers.next()).await
+            {
+                silent -= 1;
+                let core = report.core;
+                self.latest.borrow_mut()[core] = Some(report);
+            }
         }
-        Ok((Whole::of(self.latest.borrow().iter().flatten()), silent))
+        (Whole::of(self.latest.borrow().iter().flatten()), silent)
     }
 }
 

@@ -137,7 +137,7 @@ fn now(
             @if silent > 0 {
                 p #silent .note {
                     (silent) " of " (about.workers)
-                    " cores did not answer in time: what is said of them is older."
+                    " workers did not answer in time: what is said of them is older."
                 }
             }
         }
@@ -317,9 +317,9 @@ fn failure(mishap: &Mishap) -> Markup {
             td {
                 (foreign(&mishap.cause, CAUSE_CHARS_MAX))
                 div .small {
-                    @if let Some((attempt, delivery)) = mishap.attempt {
-                        "attempt " (attempt) ", " (mishap.phase.name()) ", " code { (delivery) }
-                        ", " (mishap.then)
+                    @if let Some((attempt, failure, delivery)) = mishap.attempt {
+                        "attempt " (attempt) ", " code { (failure.name()) } ", "
+                        code { (delivery.name()) } ", " (mishap.then)
                     } @else {
                         (mishap.phase.name()) ", " (mishap.then)
                     }
@@ -337,7 +337,7 @@ fn settings(about: &About) -> Markup {
             dl .pairs .facts {
                 div { dt { "Version" } dd #version { (about.version) } }
                 div { dt { "Driver" } dd #driver { (about.driver) } }
-                div { dt { "Cores" } dd #cores { (about.workers) } }
+                div { dt { "Workers" } dd #workers { (about.workers) } }
                 div { dt { "Listens on" } dd { (about.listen) } }
             }
             details {

@@ -27,7 +27,7 @@ pub(super) fn html(counters: &Counters, header_timeout: Duration) -> Markup {
                     (named("left", &Phase::NAMES, &counters.clients_left))
                 }
                 details {
-                    summary { "Failed attempts, by cause and delivery" }
+                    summary { "Failed attempts, by failure and delivery" }
                     (failed_attempts(counters))
                 }
             }
@@ -99,7 +99,7 @@ fn failed_attempts(counters: &Counters) -> Markup {
         table .causes {
             thead {
                 tr {
-                    th scope="col" { "Cause" }
+                    th scope="col" { "Failure" }
                     @for delivery in Delivery::NAMES { th scope="col" .number { (delivery) } }
                 }
             }
@@ -266,7 +266,7 @@ pub(super) fn connections(whole: &Whole) -> Markup {
                 size("request-bytes", "Bytes of requests", counters.request_bytes.value()),
                 size("response-bytes", "Bytes of responses", counters.response_bytes.value()),
                 size("spliced-bytes", "Those moved by the kernel", counters.spliced_bytes.value()),
-                gauge("drains", "Followed for clients that left", gauges.drains),
+                gauge("followed_responses", "Followed for clients that left", gauges.drains),
                 count("panics", "Ended by a defect", &counters.panics),
             ]))
         }

@@ -150,6 +150,7 @@ impl Attempts {
 impl ClientLimits {
     fn effective(&self) -> [(&'static str, String); 5] {
         let ClientLimits {
+            any_host: _,
             body_bytes_max,
             header_timeout,
             body_timeout,

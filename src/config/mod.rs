@@ -148,6 +148,8 @@ pub struct Attempts {
 /// What a client may send, and how slowly.
 #[derive(Clone)]
 pub struct ClientLimits {
+    /// Any name will do in Host; not so for operators on loopback, where a name may be a website's trick.
+    pub any_host: bool,
     /// Largest request body, in bytes.
     pub body_bytes_max: u64,
     /// From the first byte of a head to its last (and from accept to the first).

@@ -146,6 +146,7 @@ fn read_client_limits(env: &mut Environment) -> Read<ClientLimits> {
     let idle_timeout = env.seconds("CLIENT_IDLE_TIMEOUT_SECONDS");
     let write_timeout = env.seconds("CLIENT_WRITE_TIMEOUT_SECONDS");
     Ok(ClientLimits {
+        any_host: true,
         body_bytes_max: body_bytes_max?,
         header_timeout: header_timeout?,
         body_timeout: body_timeout?,

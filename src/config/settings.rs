@@ -200,7 +200,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "ADMIN_HOST",
         "127.0.0.1",
-        "IP address of the admin listener, which asks for no token.",
+        "IP address of the admin listener, which asks for no token. On loopback it answers only \
+         where Host is an IP address or localhost.",
     ),
 ];
 

@@ -118,7 +118,10 @@ impl<'c> Unanswered<'c> {
         bytes
             .as_vec()
             .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-        self.client.write(&mut bytes).await
+        let count = bytes.len() as u64;
+        self.client.write(&mut bytes).await?;
+        add(count, |core| &core.response_bytes);
+        Ok(())
     }
 
     /// Sends the first bytes of the upstream's response. From here on nothing but its bytes follows.

@@ -67,6 +67,8 @@ pub struct Request {
     pub expects_continue: bool,
     /// The client wants the connection kept.
     pub keep_alive: bool,
+    /// Its Host is a name that anybody may have pointed at this machine, where not any will do.
+    pub by_foreign_name: bool,
     /// The head as it goes up, without the empty line at its end.
     pub head: Buffer,
     /// What is to be done with it.
@@ -202,17 +204,13 @@ pub fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal
     let framing = framing::of_request(head).map_err(|ambiguous| bad(ambiguous.reason()))?;
     let connection =
         Connection::of(head.fields).map_err(|_| bad("Connection has too many options"))?;
-    match head
-        .fields
-        .iter()
-        .filter(|field| fields::is(field, "host"))
-        .count()
-    {
-        1 => (),
-        0 if version == Version::Http10 => (),
-        0 => return Err(bad("there is no Host field")),
+    let mut hosts = head.fields.iter().filter(|f| fields::is(f, "host"));
+    let by_foreign_name = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => !config.client.any_host && target::is_foreign_name(host.value),
+        (None, _) if version == Version::Http10 => false,
+        (None, _) => return Err(bad("there is no Host field")),
         _ => return Err(bad("there are two Host fields")),
-    }
+    };
     if matches!(head.method, "CONNECT" | "TRACE") {
         return Err(Refusal::MethodNotAllowed);
     }
@@ -261,6 +259,7 @@ pub fn check(head: &RequestHead<'_>, config: &Config) -> Result<Request, Refusal
         framing,
         expects_continue: version == Version::Http11 && expects_continue(head),
         keep_alive: version == Version::Http11 && !connection.close,
+        by_foreign_name,
         head: rewritten,
         kind,
     })

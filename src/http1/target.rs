@@ -1,4 +1,7 @@
-//! The request-target (RFC 9112 3.2): what of it goes up, and whether it stays below the base path.
+//! The request-target (RFC 9112 3.2): what of it goes up, whether it stays below the base path, and whose
+//! name it is asked under.
+use std::net::IpAddr;
+
 use memchr::{memchr, memchr2, memmem};
 
 /// The origin-form of a request-target as it goes up: the target itself, or what follows the
@@ -103,6 +106,21 @@ impl Segment {
     }
 }
 
+/// Whether the value of a Host field is a name that its owner may point at any machine: neither an IP
+/// address nor one of those that RFC 6761 6.3 keeps for loopback.
+pub fn is_foreign_name(host: &[u8]) -> bool {
+    let Ok(host) = str::from_utf8(host) else {
+        return true;
+    };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let top = name.rsplit('.').next().unwrap_or_default();
+    let address = name.trim_matches(['[', ']']).parse::<IpAddr>();
+    address.is_err() && !top.eq_ignore_ascii_case("localhost")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +191,32 @@ mod tests {
             "/a#/..",
         ] {
             assert!(!climbs(target.as_bytes()), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_foreign_unless_nobody_can_point_it_elsewhere() {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9788",
+            "[::1]",
+            "[::1]:9788",
+            "localhost",
+            "LOCALHOST:9788",
+            "a.localhost:",
+        ] {
+            assert!(!is_foreign_name(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "a.example",
+            "a.example:9788",
+            "localhost.a.example",
+            "127.0.0.1.a.example",
+            "notlocalhost",
+            "localhost:a.example",
+            "",
+        ] {
+            assert!(is_foreign_name(host.as_bytes()), "{host}");
         }
     }
 }

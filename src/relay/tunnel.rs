@@ -334,6 +334,9 @@ impl<'t> Flow<'t> {
                         .map_err(written)?;
                 }
             }
+            if self.to.side() == Side::Client {
+                add(count as u64, |core| &core.spliced_bytes);
+            }
             self.moved(count as u64).await?;
         }
         Ok(())

@@ -74,7 +74,7 @@ impl Counters {
             family("attempts", "Attempts that have begun.", one(&self.attempts)),
             family(
                 "attempt_failures",
-                "Attempts that failed before a response byte, by phase, by cause, and by how far the request \
+                "Attempts that failed before a response byte, by phase, by failure, and by how far the request \
                  came: not_sent (nothing of it), not_acked (the peer's kernel has not taken all of it), acked \
                  (it has: the request may have been processed; behind a CDN it is the edge that has it).",
                 Series::Counts(self.failures()),
@@ -183,7 +183,7 @@ impl Counters {
                 if sends || delivery == Delivery::NotSent.name() {
                     let labels = vec![
                         ("phase", cause.phase().name()),
-                        ("cause", cause.name()),
+                        ("failure", cause.name()),
                         ("delivery", delivery),
                     ];
                     series.push((labels, count));

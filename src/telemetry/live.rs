@@ -1,14 +1,13 @@
 //! The exchanges of a core that are going on, and what went wrong last.
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::fmt::Display;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use slab::Slab;
 
 use crate::telemetry::record::{Id, Named};
-use crate::telemetry::words::Phase;
+use crate::telemetry::words::{Cause, Delivery, Phase};
 
 /// Exchanges that a look at a core tells one by one; the others are only counted.
 pub(super) const TOLD_MAX: usize = 50;
@@ -124,8 +123,8 @@ pub struct Mishap {
     pub method: String,
     /// Its path, without the query.
     pub path: String,
-    /// The attempt that failed, and how far its request came; `None` where a response was broken off.
-    pub attempt: Option<(u32, &'static str)>,
+    /// The attempt that failed, how, and how far its request came; `None` where a response had begun.
+    pub attempt: Option<(u32, Cause, Delivery)>,
     /// What it was at.
     pub phase: Phase,
     /// Why, in a sentence.
@@ -134,31 +133,13 @@ pub struct Mishap {
     pub then: &'static str,
 }
 
-pub(super) fn remember(id: Id, named: &Named, what: Mischief<'_>) {
-    let mishap = Mishap {
-        at: SystemTime::now(),
-        id: id.to_string(),
-        method: named.method.to_string(),
-        path: named.path.clone(),
-        attempt: what.attempt,
-        phase: what.phase,
-        cause: what.cause.to_string(),
-        then: what.then,
-    };
+pub(super) fn remember(mishap: Mishap) {
     MISHAPS.with_borrow_mut(|mishaps| {
         if mishaps.len() == MISHAPS_MAX {
             mishaps.pop_front();
         }
         mishaps.push_back(mishap);
     });
-}
-
-/// What there is to remember beside whose it was.
-pub(super) struct Mischief<'m> {
-    pub(super) attempt: Option<(u32, &'static str)>,
-    pub(super) phase: Phase,
-    pub(super) cause: &'m dyn Display,
-    pub(super) then: &'static str,
 }
 
 /// What went wrong last on this core, the latest last.
@@ -203,13 +184,16 @@ mod tests {
     fn mishaps_are_remembered_up_to_a_number() {
         let ids = Ids::default();
         for at in 0..MISHAPS_MAX + 5 {
-            let what = Mischief {
-                attempt: Some((1, "acked")),
+            remember(Mishap {
+                at: SystemTime::now(),
+                id: ids.next().to_string(),
+                method: "GET".to_owned(),
+                path: format!("/{at}"),
+                attempt: Some((1, Cause::HeaderTimeout, Delivery::Acked)),
                 phase: Phase::Header,
-                cause: &"silence",
+                cause: "silence".to_owned(),
                 then: "sent again",
-            };
-            remember(ids.next(), &named(&format!("/{at}")), what);
+            });
         }
         let paths: Vec<_> = mishaps().into_iter().map(|mishap| mishap.path).collect();
         let expected: Vec<_> = (5..MISHAPS_MAX + 5).map(|at| format!("/{at}")).collect();

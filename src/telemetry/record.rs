@@ -6,13 +6,13 @@ use std::cell::Cell;
 use std::fmt::{self, Display};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{debug, info, warn};
 
 use crate::telemetry::counters::{count, observe};
 use crate::telemetry::failed::FailedAttempts;
-use crate::telemetry::live::{Mischief, remember};
+use crate::telemetry::live::{Mishap, remember};
 use crate::telemetry::trace::Trace;
 use crate::telemetry::words::{Cause, Delivery, Ending, Phase};
 
@@ -67,7 +67,7 @@ pub struct Record {
     started: Instant,
     request_bytes: u64,
     header_time: Option<Duration>,
-    failed: FailedAttempts,
+    failed: Option<Box<FailedAttempts>>,
     last: Option<Then>,
 }
 
@@ -143,7 +143,7 @@ impl Record {
             started,
             request_bytes: 0,
             header_time: None,
-            failed: FailedAttempts::default(),
+            failed: None,
             last: None,
         }
     }
@@ -171,7 +171,8 @@ impl Record {
         } = *failed;
         let attempt = self.trace.attempt();
         let took = self.trace.failed(cause, delivery);
-        self.failed.add(Some(attempt), (delivery, cause), took);
+        let all = self.failed.get_or_insert_default();
+        all.add(Some(attempt), (delivery, cause), took);
         self.last = Some(then);
         warn!(
             id = %self.id, method = %self.named.method, path = %self.named.path, attempt,
@@ -183,35 +184,50 @@ impl Record {
             count(|core| &core.replays_denied);
         }
         self.tell_attempt(cause.name());
-        let mischief = Mischief {
-            attempt: Some((attempt, delivery.name())),
-            phase: cause.phase(),
-            cause: text,
-            then: then.in_words(),
-        };
-        remember(self.id, &self.named, mischief);
+        let attempt = Some((attempt, cause, delivery));
+        self.remember(attempt, cause.phase(), text, then.in_words());
     }
 
     /// The upstream has answered with what is no response: there is no way back, and the client is told.
     pub fn unusable(&self, cause: &dyn Display) {
-        self.remember(cause, "given up: a part of a response had come");
+        warn!(
+            id = %self.id, method = %self.named.method, path = %self.named.path, %cause,
+            "unusable response"
+        );
+        let phase = self.trace.phase();
+        self.remember(
+            None,
+            phase,
+            cause,
+            "given up: a part of a response had come",
+        );
     }
 
-    fn remember(&self, cause: &dyn Display, then: &'static str) {
-        let mischief = Mischief {
-            attempt: None,
-            phase: self.trace.phase(),
-            cause,
+    fn remember(
+        &self,
+        attempt: Option<(u32, Cause, Delivery)>,
+        phase: Phase,
+        cause: &dyn Display,
+        then: &'static str,
+    ) {
+        remember(Mishap {
+            at: SystemTime::now(),
+            id: self.id.to_string(),
+            method: self.named.method.to_string(),
+            path: self.named.path.clone(),
+            attempt,
+            phase,
+            cause: cause.to_string(),
             then,
-        };
-        remember(self.id, &self.named, mischief);
+        });
     }
 
     /// A reused connection turned out to be closed: no attempt is used up.
     pub fn stale_connection(&mut self, cause: Cause, text: &dyn Display, delivery: Delivery) {
         count(|core| &core.pool_stale);
         let took = self.trace.stale(delivery);
-        self.failed.add(None, (delivery, cause), took);
+        let all = self.failed.get_or_insert_default();
+        all.add(None, (delivery, cause), took);
         debug!(
             id = %self.id, failure = cause.name(), delivery = delivery.name(), cause = %text,
             "stale connection, sent again on a fresh one"
@@ -220,8 +236,9 @@ impl Record {
 
     /// What the client is told of the attempts that have failed, where there was more than one attempt.
     pub fn failed_attempts(&self) -> Option<&dyn Display> {
-        let several = self.trace.attempt() > 1 || self.failed.begins_stale();
-        (several && self.failed.count() > 0).then_some(&self.failed)
+        let failed = self.failed.as_deref()?;
+        let several = self.trace.attempt() > 1 || failed.begins_stale();
+        several.then_some(failed as &dyn Display)
     }
 
     /// The phases of an attempt, for who wants to know.
@@ -229,8 +246,8 @@ impl Record {
         let times = self.trace.times();
         debug!(
             id = %self.id, attempt = self.trace.attempt(), reused = self.trace.reused(),
-            connect_ms = times.connect.map(millis), tls_ms = times.tls.map(millis),
-            send_ms = times.send.map(millis), header_ms = times.header.map(millis), end, "attempt"
+            connect_ms = times.connect.map(tenths), tls_ms = times.tls.map(tenths),
+            send_ms = times.send.map(tenths), header_ms = times.header.map(tenths), end, "attempt"
         );
     }
 
@@ -266,7 +283,9 @@ impl Record {
         match outcome {
             Outcome::Refused(code) => count(|core| core.refusals(code)),
             Outcome::ClientLeft => count(|core| &core.clients_left[phase as usize]),
-            Outcome::Aborted(cause) => self.remember(*cause, "the response was broken off"),
+            Outcome::Aborted(cause) => {
+                self.remember(None, phase, *cause, "the response was broken off");
+            }
             _ => (),
         }
         info!(
@@ -280,5 +299,10 @@ impl Record {
 }
 
 fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e4).round() / 10.0
+    tenths(duration.as_secs_f64())
+}
+
+/// Milliseconds with one decimal.
+fn tenths(seconds: impl Into<f64>) -> f64 {
+    (seconds.into() * 1e4).round() / 10.0
 }

@@ -29,17 +29,18 @@ pub struct Trace {
     doubled: Cell<bool>,
 }
 
-/// How long the phases of one attempt took, as far as it went through them.
+/// How long the phases of one attempt took, in seconds, as far as it went through them. Small: it is held
+/// as long as a stream goes on.
 #[derive(Clone, Copy, Default)]
 pub struct Times {
     /// TCP, and the outbound proxy.
-    pub connect: Option<Duration>,
+    pub connect: Option<f32>,
     /// The TLS handshake.
-    pub tls: Option<Duration>,
+    pub tls: Option<f32>,
     /// Sending the request.
-    pub send: Option<Duration>,
+    pub send: Option<f32>,
     /// From then on, to the end of the response head.
-    pub header: Option<Duration>,
+    pub header: Option<f32>,
 }
 
 impl Trace {
@@ -106,7 +107,7 @@ impl Trace {
             _ => return self.is_at(phase),
         };
         let took = now - since;
-        *time = Some(took);
+        *time = Some(took.as_secs_f32());
         observe(took, observed);
         self.times.set(times);
         self.is_at(phase);
@@ -129,7 +130,7 @@ impl Trace {
         };
         let times = self.times.get();
         self.times.set(Times {
-            header: Some(took),
+            header: Some(took.as_secs_f32()),
             ..times
         });
         observe(took, |core| core.header_time(self.attempt.get()));
@@ -144,10 +145,12 @@ impl Trace {
         self.began.get().elapsed()
     }
 
-    /// The connection was not good any more, which is no failure of the attempt; how long that took.
+    /// The connection was not good any more, which is no failure of the attempt: it needs another one. How
+    /// long that took.
     pub(super) fn stale(&self, delivery: Delivery) -> Duration {
         self.note(delivery);
         self.times.take();
+        self.enter(Phase::Pool);
         self.began.get().elapsed()
     }
 

@@ -1,13 +1,14 @@
 //! The admin listener: where it is, what it answers, and that nothing it is sent or owed hurts.
 use std::fs;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::support::net::eventually;
 use crate::support::{
-    Client, DEADLINE, OK, Origin, Proxy, RESCUE, act, closes, get, hangs, post, run,
+    Client, DEADLINE, OK, Origin, Proxy, RESCUE, act, closes, get, hangs, look_at, post, run,
 };
 
 const ADMIN: (&str, &str) = ("ADMIN_PORT", "0");
@@ -74,26 +75,50 @@ fn it_answers_get_and_head_on_a_connection_that_is_kept_and_says_what_else_there
     let origin = Origin::plays([]);
     let proxy = with_admin(&origin, &[("PROXY_ACCESS_TOKEN", "t")]);
     let mut client = Client::connect_to(proxy.admin());
-    let healthy = client.exchange(get("/healthz?verbose"));
+    let healthy = client.exchange(look_at("/healthz?verbose"));
     assert_eq!(
         (healthy.status(), &*healthy.text()),
         (200, r#"{"ok":true}"#)
     );
-    let head = client.exchange("HEAD /status.json HTTP/1.1\r\nHost: h\r\n\r\n");
+    let head = client.exchange("HEAD /status.json HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!((head.status(), &head.body[..]), (200, &b""[..]));
-    let elsewhere = client.exchange(get("/status"));
+    let elsewhere = client.exchange(look_at("/status"));
     assert_eq!(elsewhere.status(), 404);
     assert!(
         elsewhere.text().contains("/status.json"),
         "{}",
         elsewhere.text()
     );
-    let put = client.exchange("PUT /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
+    let put =
+        client.exchange("PUT /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(put.status(), 405);
     assert_eq!(put.head.field("allow").as_deref(), Some("GET, HEAD"));
     let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let upgrade = client.exchange(format!("GET /healthz HTTP/1.1\r\nHost: h\r\n{upgrade}"));
+    let upgrade = client.exchange(format!(
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\n{upgrade}"
+    ));
     assert_eq!(upgrade.status(), 200);
+}
+
+#[test]
+fn no_website_reads_it_by_a_name_that_it_has_pointed_at_loopback() {
+    let origin = Origin::plays([]);
+    let proxy = with_admin(&origin, &[]);
+    let told = |proxy: &Proxy, host: &str, path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        Client::connect_to(proxy.admin()).exchange(request)
+    };
+    for path in ["/", "/status.json", "/metrics", "/healthz"] {
+        let refused = told(&proxy, "rebound.example:9788", path);
+        assert_eq!(refused.status(), 403, "{path}");
+        assert!(refused.text().contains("localhost"), "{}", refused.text());
+        for host in ["127.0.0.1:9788", "[::1]:9788", "localhost", "a.localhost:1"] {
+            assert_eq!(told(&proxy, host, path).status(), 200, "{host}");
+        }
+    }
+    // In a network of containers it is asked by name.
+    let anywhere = with_admin(&origin, &[("ADMIN_HOST", "0.0.0.0")]);
+    assert_eq!(told(&anywhere, "proxy:9788", "/metrics").status(), 200);
 }
 
 #[test]
@@ -102,10 +127,13 @@ fn what_is_no_request_ends_its_connection_and_nothing_else() {
     let proxy = with_admin(&origin, &[]);
     for bad in [
         "GET /healthz HTTP/1.1\r\n\r\n".to_owned(),
-        "GET /healthz HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello".to_owned(),
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello".to_owned(),
         "\x16\x03\x01\x02\x00\x01\x00\r\n\r\n".to_owned(),
-        format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(40_000)),
-        "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n".to_owned(),
+        format!(
+            "GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            "x".repeat(40_000)
+        ),
+        "CONNECT h:1 HTTP/1.1\r\nHost: localhost:1\r\n\r\n".to_owned(),
     ] {
         let mut client = Client::connect_to(proxy.admin());
         client.send_if_taken(bad.as_bytes());
@@ -119,7 +147,9 @@ fn what_is_no_request_ends_its_connection_and_nothing_else() {
     }
     let mut client = Client::connect_to(proxy.admin());
     let body = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
-    let response = client.exchange(format!("GET /healthz HTTP/1.1\r\nHost: h\r\n{body}"));
+    let response = client.exchange(format!(
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\n{body}"
+    ));
     assert_eq!(response.status(), 200);
     client.is_closed();
     assert_eq!(proxy.asked("/healthz").status(), 200);
@@ -143,7 +173,7 @@ fn those_who_say_nothing_keep_nobody_out_and_hold_no_more_than_their_places() {
     }
     eventually("their places are free", || {
         let mut client = Client::connect_to(admin);
-        client.send_if_taken(get("/healthz").as_bytes());
+        client.send_if_taken(look_at("/healthz").as_bytes());
         client
             .try_response("GET")
             .is_ok_and(|response| response.status() == 200)
@@ -245,6 +275,37 @@ fn what_is_going_on_is_told_with_its_phase_and_its_age() {
     );
 }
 
+#[test]
+fn who_waits_for_a_connection_again_after_a_stale_one_is_told_to_be_waiting() {
+    let (sent, closes) = mpsc::channel();
+    let stale = act(move |peer| {
+        peer.request();
+        peer.send(OK);
+        peer.request();
+        closes.recv().unwrap();
+        peer.close();
+    });
+    let origin = Origin::plays([stale, hangs()]);
+    let settings = [("UPSTREAM_MAX_CONNECTIONS", "1"), ("WORKERS", "1")];
+    let proxy = with_admin(&origin, &settings);
+    let phases = |header: u64, pool: u64| {
+        let phases = &proxy.status()["in_flight"]["phases"];
+        phases["header"] == header && phases["pool"] == pool
+    };
+    let mut first = Client::connect(&proxy);
+    assert_eq!(first.exchange(get("/")).status(), 200);
+    first.send(get("/"));
+    eventually("it waits for its response", || phases(1, 0));
+    let mut second = Client::connect(&proxy);
+    second.send(get("/"));
+    eventually("the other waits for the connection", || phases(1, 1));
+    sent.send(()).unwrap();
+    origin.request(3);
+    eventually("they have changed places", || phases(1, 1));
+    first.leave();
+    eventually("nobody waits for the connection", || phases(1, 0));
+}
+
 /// Path, attempt, phase and delivery of something that went wrong.
 fn told(failure: &serde_json::Value) -> (String, Option<u64>, String, String) {
     let text = |name: &str| failure[name].as_str().unwrap_or("-").to_owned();
@@ -280,6 +341,7 @@ fn what_went_wrong_is_told_with_its_cause_and_what_came_of_it() {
     cut.try_response("POST").expect_err("it is cut");
     let garbage = Client::connect(&proxy).exchange(post("/garbage", b"{}"));
     assert_eq!(garbage.status(), 502);
+    proxy.logs(&["WARN  unusable response", "path=/garbage", "HTTP/1."]);
     proxy.ended(4);
     let status = proxy.status();
     let exchanges = &status["counters"]["exchanges"];
@@ -306,6 +368,12 @@ fn what_went_wrong_is_told_with_its_cause_and_what_came_of_it() {
     assert_eq!(told(3), failed("/exhausted", 1));
     assert_eq!(told(4), failed("/rescued", 1));
     assert_eq!(failures.len(), 5);
+    let names: Vec<_> = failures
+        .iter()
+        .map(|failure| failure["failure"].as_str())
+        .collect();
+    let (closed, late) = (Some("closed"), Some("header_timeout"));
+    assert_eq!(names, [None, None, closed, closed, late]);
     let cause = failures[4]["cause"].as_str().unwrap();
     assert!(cause.contains("RESPONSE_HEADER_TIMEOUT_SECONDS"), "{cause}");
 }
@@ -333,6 +401,29 @@ fn a_proxy_that_drains_says_so_to_its_end() {
         (&true.into(), &1.into())
     );
     assert!(proxy.asked("/").text().contains(">Draining</h2>"));
+    client.leave();
+    assert!(proxy.exits_within(DEADLINE).success());
+}
+
+#[test]
+fn a_core_that_has_drained_goes_on_answering_until_all_have() {
+    let origin = Origin::plays([act(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe");
+        peer.is_closed();
+    })]);
+    let mut proxy = with_admin(&origin, &[("WORKERS", "2")]);
+    let mut client = Client::connect(&proxy);
+    client.send(post("/", b"{}"));
+    assert_eq!(client.head().status(), 200);
+    // On both cores: the kernel deals them out.
+    let kept: Vec<_> = (0..40).map(|_| Client::connect(&proxy)).collect();
+    let is_connected = |count: u64| proxy.status()["client_connections"] == count;
+    eventually("all are accepted", || is_connected(41));
+    proxy.signal(Signal::TERM);
+    eventually("who waits for nothing is gone", || is_connected(1));
+    assert_eq!(proxy.status()["silent_workers"], 0);
+    drop(kept);
     client.leave();
     assert!(proxy.exits_within(DEADLINE).success());
 }
@@ -380,7 +471,7 @@ fn a_core_that_does_not_answer_is_unhealthy_and_loses_no_number() {
     assert!(start.elapsed() > Duration::from_millis(900));
     let status = proxy.status();
     assert_eq!(status["silent_workers"], 1);
-    let note = ">1 of 1 cores did not answer in time";
+    let note = ">1 of 1 workers did not answer in time";
     assert!(proxy.asked("/").text().contains(note));
     assert_eq!(status["counters"]["exchanges"]["answered"], 1);
     delays.kill().unwrap();

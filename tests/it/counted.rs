@@ -89,7 +89,7 @@ const ONE_OF_EACH: [(&str, u64); 24] = [
     ("tunnels_total", 1),
     ("attempts_total", 9),
     (
-        "attempt_failures_total{phase=header,cause=closed,delivery=acked}",
+        "attempt_failures_total{phase=header,failure=closed,delivery=acked}",
         3,
     ),
     ("replays_total", 2),
@@ -190,13 +190,13 @@ fn a_failed_attempt_is_counted_by_its_cause() {
 
     let vacant = Vacant::new();
     let proxy = Proxy::start_at(&vacant.url(), &patient);
-    let failed = "phase=connect,cause=connect_failed,delivery=not_sent";
+    let failed = "phase=connect,failure=connect_failed,delivery=not_sent";
     let too = [("connects_total{result=failed}", 1), ("connects_total", 1)];
     fails(&proxy, asks.as_bytes(), error, failed, &too);
 
     let (deaf, _listener, _queued) = full_backlog();
     let proxy = Proxy::start_at(&format!("http://{deaf}"), &short("CONNECT_TIMEOUT_SECONDS"));
-    let failed = "phase=connect,cause=connect_timeout,delivery=not_sent";
+    let failed = "phase=connect,failure=connect_timeout,delivery=not_sent";
     fails(&proxy, asks.as_bytes(), timeout, failed, &too);
 
     let header = [
@@ -212,7 +212,7 @@ fn a_failed_attempt_is_counted_by_its_cause() {
     for (played, settings, code, cause) in header {
         let origin = Origin::plays([played]);
         let proxy = Proxy::start(&origin, &settings);
-        let failed = format!("phase=header,cause={cause},delivery=acked");
+        let failed = format!("phase=header,failure={cause},delivery=acked");
         let too = [
             ("connects_total{result=ok}", 1),
             ("send_duration_seconds_count", 1),
@@ -229,7 +229,7 @@ fn a_failed_attempt_is_counted_by_its_cause() {
         &proxy,
         &much,
         timeout,
-        "phase=send,cause=write_timeout",
+        "phase=send,failure=write_timeout",
         &too,
     );
 }
@@ -245,7 +245,7 @@ fn a_name_without_an_address_is_counted_by_what_is_said_of_it() {
         };
         let settings = [ALONE, ADMIN, ONCE];
         let proxy = Proxy::start_by(&names.launcher(), "http://upstream.example", &settings);
-        let failed = format!("phase=resolve,cause={cause},delivery=not_sent");
+        let failed = format!("phase=resolve,failure={cause},delivery=not_sent");
         let code = "upstream_request_error";
         fails(
             &proxy,
@@ -275,7 +275,7 @@ fn a_wait_for_a_connection_that_ends_in_vain_is_counted() {
     holds.leave();
     let numbers = Numbers::after(&proxy, 2);
     for series in [
-        "attempt_failures_total{phase=pool,cause=pool_timeout,delivery=not_sent}",
+        "attempt_failures_total{phase=pool,failure=pool_timeout,delivery=not_sent}",
         "attempt_failures_total",
         "exchanges_total{outcome=exhausted}",
         "pool_takes_total",
@@ -332,7 +332,7 @@ fn handshakes_are_counted_by_how_they_came_out() {
     for (played, setting, phase, cause, code) in cases {
         let origin = Origin::plays_tls(&authority, [played]);
         let proxy = Proxy::start(&origin, &[ALONE, ADMIN, ONCE, setting]);
-        let failed = format!("phase={phase},cause={cause},delivery=not_sent");
+        let failed = format!("phase={phase},failure={cause},delivery=not_sent");
         let too = [
             ("tls_handshakes_total{result=failed}", 1),
             ("tls_handshakes_total", 1),

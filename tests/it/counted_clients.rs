@@ -14,6 +14,8 @@ use crate::support::{
 const ALONE: (&str, &str) = ("WORKERS", "1");
 const PATIENT: [(&str, &str); 3] = [ALONE, ADMIN, ("RESPONSE_HEADER_TIMEOUT_SECONDS", "60")];
 
+const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+
 /// Sends a request whose client leaves as soon as it is seen to be at `phase`.
 fn leaves(proxy: &Proxy, request: &[u8], phase: &str) {
     let at = format!("exchanges_in_flight{{phase={phase}}}");
@@ -184,8 +186,14 @@ fn bytes_are_counted_as_they_are_on_the_wire() {
         ("/upload", LENGTH),
     ] {
         let mut client = Client::connect(&proxy);
-        let fields = format!("Host: h\r\nConnection: close\r\nContent-Length: {body}\r\n");
+        let fields = format!(
+            "Host: h\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: {body}\r\n"
+        );
         client.send(format!("POST {target} HTTP/1.1\r\n{fields}\r\n"));
+        if body > 0 {
+            client.receive(CONTINUE);
+            down += CONTINUE.len() as u64;
+        }
         client.send(pattern().bytes(body));
         down += client.rest().len() as u64;
     }
@@ -195,6 +203,30 @@ fn bytes_are_counted_as_they_are_on_the_wire() {
         .iter()
         .map(|request| request.head.0.len() + request.body.len());
     assert_eq!(numbers.sum("request_bytes_total"), up.sum::<usize>() as u64);
+    assert_eq!(numbers.sum("response_bytes_total"), down);
+    let spliced = numbers.sum("spliced_bytes_total");
+    assert!(spliced > 0 && spliced < down, "{spliced} of {down}");
+}
+
+#[test]
+fn what_a_tunnel_moves_down_inside_the_kernel_is_counted_as_such() {
+    const LENGTH: usize = 16 << 20;
+    let origin = Origin::plays([act(|peer| {
+        peer.request();
+        peer.send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        );
+        peer.send(pattern().bytes(LENGTH));
+        peer.is_closed();
+    })]);
+    let proxy = Proxy::start(&origin, &PATIENT);
+    let mut client = Client::connect(&proxy);
+    client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    let head = client.head().0.len();
+    client.take(LENGTH);
+    client.reset();
+    let numbers = Numbers::after(&proxy, 1);
+    let down = (head + LENGTH) as u64;
     assert_eq!(numbers.sum("response_bytes_total"), down);
     let spliced = numbers.sum("spliced_bytes_total");
     assert!(spliced > 0 && spliced < down, "{spliced} of {down}");

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 
 use crate::support::load::{self, Came};
 use crate::support::net::eventually;
-use crate::support::{Authority, Client, DEADLINE, OK, Origin, Proxy, get};
+use crate::support::{Authority, Client, DEADLINE, OK, Origin, Proxy, get, look_at};
 
 /// The hard limit as well: the proxy raises the soft one to it.
 const WITH_64: [&str; 3] = ["sh", "-c", "ulimit -n 64 && exec \"$0\""];
@@ -74,6 +74,31 @@ fn a_request_for_which_there_is_no_descriptor_is_told_so_and_the_next_one_is_ser
         eventually("they are gone", || proxy.clients() == 1);
         assert_eq!(client.exchange(get("/")).text(), "ok");
     }
+}
+
+#[test]
+fn operators_on_a_kept_connection_have_the_last_numbers_where_there_is_no_descriptor_to_ask_with() {
+    let origin = Origin::serves(1, |peer| {
+        peer.request();
+        peer.send(OK);
+    });
+    let settings = [("WORKERS", "1"), ("ADMIN_PORT", "0")];
+    let proxy = Proxy::start_by(&WITH_64, &origin.url(), &settings);
+    assert_eq!(Client::connect(&proxy).exchange(get("/")).status(), 200);
+    proxy.ended(1);
+    let mut operator = Client::connect_to(proxy.admin());
+    let mut status = || {
+        let answer = operator.exchange(look_at("/status.json"));
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        serde_json::from_str::<serde_json::Value>(&answer.text()).unwrap()
+    };
+    assert_eq!(status()["silent_workers"], 0);
+    let crowd = use_up(&proxy);
+    let blind = status();
+    assert_eq!(blind["silent_workers"], 1);
+    assert_eq!(blind["counters"]["exchanges"]["answered"], 1);
+    drop(crowd);
+    eventually("it can be asked again", || status()["silent_workers"] == 0);
 }
 
 #[test]

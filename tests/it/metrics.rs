@@ -167,7 +167,7 @@ fn what_is_held_is_told_while_it_is_held() {
         ("response_header_wait_seconds_count{attempt=1}", 1.0),
         ("buffered_body_bytes", 0.0),
         ("idle_upstream_connections", 0.0),
-        ("drains", 0.0),
+        ("followed_responses", 0.0),
     ]);
     go_on.send(()).unwrap();
     client.receive("ok");
@@ -177,7 +177,7 @@ fn what_is_held_is_told_while_it_is_held() {
         ("client_connections", 1.0),
         ("idle_upstream_connections", 1.0),
         ("buffered_body_bytes", 0.0),
-        ("drains", 0.0),
+        ("followed_responses", 0.0),
         ("draining", 0.0),
     ]);
 }

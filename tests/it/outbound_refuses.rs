@@ -115,7 +115,7 @@ fn assert_cause(
             assert_eq!(response.attempts(), None, "nothing was sent");
         }
     }
-    let series = format!("attempt_failures_total{{phase=proxy,cause={cause},delivery=not_sent}}");
+    let series = format!("attempt_failures_total{{phase=proxy,failure={cause},delivery=not_sent}}");
     assert_eq!(Numbers::after(&proxy, 1).value(&series), 1.0);
 }
 

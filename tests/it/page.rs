@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::support::net::{affordable, eventually};
 use crate::support::{
-    Act, Browser, CANARY, Client, Origin, Proxy, act, answers, assert_no_secret, closes, get, post,
+    Act, Browser, CANARY, Client, Origin, Proxy, act, answers, assert_no_secret, closes, get,
+    look_at, post,
 };
 
 /// For a proxy that has the page.
@@ -20,7 +21,7 @@ const PAGE_BYTES_MAX: usize = 256 << 10;
 /// The page of the admin listener there, which has no elements but those that it should have.
 #[track_caller]
 pub fn page(admin: SocketAddr) -> String {
-    let response = Client::connect_to(admin).exchange(get("/"));
+    let response = Client::connect_to(admin).exchange(look_at("/"));
     assert_eq!(response.status(), 200);
     let page = response.text();
     assert!(page.len() < PAGE_BYTES_MAX, "{} bytes", page.len());
@@ -129,6 +130,8 @@ fn its_numbers_are_what_has_happened() {
     assert!(page.contains("<h2 id=\"verdict\">Not all is well"));
     let cause = ">the upstream closed the connection without a response<";
     assert_eq!(page.matches(cause).count(), 4);
+    let named = "attempt 1, <code>closed</code>, <code>acked</code>, sent again<";
+    assert_eq!(page.matches(named).count(), 3);
     // By first attempts, and by later ones.
     assert_eq!(began(&page), [5, 2]);
     assert!(page.contains("RESPONSE_HEADER_TIMEOUT_SECONDS, 30\u{202f}s<"));
@@ -140,7 +143,7 @@ fn its_numbers_are_what_has_happened() {
     for (id, text) in [
         ("driver", driver),
         ("version", env!("CARGO_PKG_VERSION")),
-        ("cores", "2"),
+        ("workers", "2"),
     ] {
         assert!(page.contains(&format!(" id=\"{id}\">{text}<")), "{id}");
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::page::{ADMIN, HOSTILE, hostile, number, page};
 use crate::support::net::{eventually, within};
-use crate::support::{Browser, Client, OK, Origin, Peer, Proxy, get};
+use crate::support::{Browser, Client, OK, Origin, Peer, Proxy, get, look_at};
 
 /// Answers every request, on any number of connections.
 fn answering() -> Origin {
@@ -57,7 +57,7 @@ fn unguarded(page: &str) -> Vec<u8> {
 
 /// The response of the admin listener as it is, policy included.
 fn guarded(admin: SocketAddr) -> Vec<u8> {
-    let response = Client::connect_to(admin).exchange(get("/"));
+    let response = Client::connect_to(admin).exchange(look_at("/"));
     [response.head.0, response.body].concat()
 }
 

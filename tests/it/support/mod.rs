@@ -52,6 +52,11 @@ pub fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: client.example\r\nCookie: {CANARY}\r\n\r\n")
 }
 
+/// A request to the admin listener, by a name that is nobody else's.
+pub fn look_at(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+}
+
 /// A request with a body, as Codex would send it.
 pub fn post(target: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use super::net::{eventually, within};
-use super::{Client, DEADLINE, Origin, Response, Seen, assert_no_secret, get, sockets};
+use super::{Client, DEADLINE, Origin, Response, Seen, assert_no_secret, look_at, sockets};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_codex-reset-proxy");
 const DRIVER: &str = "MONOIO_FORCE_LEGACY_DRIVER";
@@ -155,7 +155,7 @@ impl Proxy {
     /// What its admin listener answers to a GET.
     #[track_caller]
     pub fn asked(&self, path: &str) -> Response {
-        Client::connect_to(self.admin()).exchange(get(path))
+        Client::connect_to(self.admin()).exchange(look_at(path))
     }
 
     /// What it says of itself as JSON.
