@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::admin::about::About;
-use crate::config::Config;
+use crate::config::{Config, OutboundProtocol};
 use crate::exchange::{Budget, Core, serve};
 use crate::net::buffer;
 use crate::net::catch::caught;
@@ -25,7 +25,7 @@ use crate::net::deadline::Deadline;
 use crate::net::drain::Drain;
 use crate::net::driver::{self, Chosen, Runtime};
 use crate::net::listener::{BACKLOG, Listener, bind_all};
-use crate::net::mailbox::{Mailbox, Notice, Receiver, Sender, mailbox};
+use crate::net::mailbox::{Mailbox, Notice, Receiver, Sender, Whose, mailbox};
 use crate::net::quota::{Quota, Taken};
 use crate::net::resolver::{self, Addresses, Refresh};
 use crate::net::splice;
@@ -51,6 +51,8 @@ const ACCEPT_BURST: usize = 8;
 /// How often idle connections are looked at, each of which is looked at again when it is taken, and
 /// unused buffers freed.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two reports: those who ask without end must not keep a core from its clients.
+const REPORT_PAUSE: Duration = Duration::from_millis(1);
 /// How often a draining core looks whether its last connection has ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
 
@@ -133,11 +135,7 @@ fn start_all(
         mailboxes.push(sender);
         receivers.push(receiver);
     }
-    let refresh = resolver::start(
-        &config.upstream.host,
-        config.upstream.port,
-        mailboxes.clone(),
-    )?;
+    let (refresh, refresh_targets) = start_resolvers(config, &mailboxes)?;
     let places = Quota::share(config.client_connections_max, config.workers);
     let bodies = Quota::share(config.buffered_bytes_max, config.workers);
     let quotas = places.into_iter().zip(bodies);
@@ -151,6 +149,7 @@ fn start_all(
             listener,
             mailbox,
             refresh: refresh.clone(),
+            refresh_targets: refresh_targets.clone(),
             tls: tls.cloned(),
             connections_max: share(config.upstream.connections_max, config.workers, index),
             places,
@@ -168,6 +167,23 @@ fn start_all(
         drained,
         drivers,
     })
+}
+
+/// Looks up whom we connect to, and the upstream behind a proxy that wants addresses.
+fn start_resolvers(
+    config: &Config,
+    cores: &[Sender<Notice>],
+) -> io::Result<(Refresh, Option<Refresh>)> {
+    let upstream = &config.upstream;
+    let start = |whose, host: &str, port| resolver::start(whose, host, port, cores.to_vec());
+    let Some(proxy) = &config.outbound else {
+        let refresh = start(Whose::Peer, &upstream.host, upstream.port)?;
+        return Ok((refresh, None));
+    };
+    let targets = (proxy.protocol == OutboundProtocol::Socks5)
+        .then(|| start(Whose::Target, &upstream.host, upstream.port));
+    let refresh = start(Whose::Peer, &proxy.host, proxy.port)?;
+    Ok((refresh, targets.transpose()?))
 }
 
 fn bind_admin(config: &Config) -> io::Result<Option<StdTcpListener>> {
@@ -197,8 +213,9 @@ fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
     }
     let driver = names(chosen);
     let scheme = if upstream.tls { "https" } else { "http" };
+    let through = (config.outbound.as_ref()).map_or(String::new(), |it| format!(" through {it}"));
     info!(
-        "listening on {listen}, {} on {driver}, upstream {scheme}://{}{}",
+        "listening on {listen}, {} on {driver}, upstream {scheme}://{}{}{through}",
         match config.workers {
             1 => "1 worker".to_owned(),
             workers => format!("{workers} workers"),
@@ -243,6 +260,7 @@ struct Seat {
     listener: StdTcpListener,
     mailbox: Receiver<Notice>,
     refresh: Refresh,
+    refresh_targets: Option<Refresh>,
     tls: Option<TlsSettings>,
     connections_max: usize,
     places: Quota,
@@ -272,8 +290,14 @@ impl Seat {
         drop(started); // the start is over when every worker has done so
         let config = Rc::new(self.config);
         let addresses = Addresses::new(self.refresh);
+        let targets = self.refresh_targets.map(Addresses::new);
         let core = Rc::new(Core {
-            upstream: Upstream::new(config.clone(), addresses, self.tls, self.connections_max),
+            upstream: Upstream::new(
+                config.clone(),
+                (addresses, targets),
+                self.tls,
+                self.connections_max,
+            ),
             drain: Drain::default(),
             ids: Ids::default(),
             bodies: Rc::new(self.bodies),
@@ -330,8 +354,11 @@ async fn hear(mut mailbox: Mailbox<Notice>, index: usize, door: Rc<Door>) {
     while let Some(notice) = mailbox.next().await {
         match notice {
             Notice::Drain => core.drain.start(),
-            Notice::Resolved(resolved) => core.upstream.resolved(resolved),
-            Notice::Report(to) => to.send_at_once(Report::of_core(index, door.gauges())),
+            Notice::Resolved(whose, resolved) => core.upstream.resolved(whose, resolved),
+            Notice::Report(to) => {
+                to.send_at_once(Report::of_core(index, door.gauges()));
+                sleep(REPORT_PAUSE).await;
+            }
         }
     }
 }

@@ -189,6 +189,7 @@ fn in_words(phase: Phase) -> &'static str {
         Phase::Pool => "waiting for a connection",
         Phase::Resolve => "looking the upstream up",
         Phase::Connect => "connecting",
+        Phase::Proxy => "asking the outbound proxy",
         Phase::Tls => "shaking hands",
         Phase::Send => "sending",
         Phase::Header => "waiting for its response",

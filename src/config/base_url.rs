@@ -97,7 +97,7 @@ fn is_dot_segment(segment: &str) -> bool {
     )
 }
 
-fn parse_port(text: &str) -> Option<u16> {
+pub(super) fn parse_port(text: &str) -> Option<u16> {
     // `u16::from_str` would take a sign.
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|&port| digits && port > 0)
@@ -105,7 +105,7 @@ fn parse_port(text: &str) -> Option<u16> {
 
 /// The host as a resolver and a TLS server name take it: an address, or a name of letters, digits,
 /// `-` and `_` whose last label is not a number.
-fn parse_host(text: &str) -> Option<String> {
+pub(super) fn parse_host(text: &str) -> Option<String> {
     if let Some(rest) = text.strip_prefix('[') {
         let inner = rest.strip_suffix(']')?;
         return inner.parse::<Ipv6Addr>().ok().map(|_| inner.to_owned());

@@ -5,7 +5,7 @@ use super::settings::{SETTINGS, UNSET};
 use super::{Attempts, ClientLimits, Config, Credential, Upstream};
 
 /// Stands for a secret that is set; the same for every secret, so that it tells no length.
-const MASK: &str = "********";
+pub(super) const MASK: &str = "********";
 
 /// Stands for a setting without effect.
 const UNUSED: &str = "not used: UPSTREAM_API_KEY is unset";
@@ -22,6 +22,7 @@ impl Config {
             admin,
             workers,
             upstream,
+            outbound,
             attempts,
             client,
             client_connections_max,
@@ -34,7 +35,12 @@ impl Config {
         } = self;
         let mut lines = Vec::new();
         lines.extend(upstream.effective());
+        let outbound = outbound.as_ref();
         lines.extend([
+            (
+                "OUTBOUND_PROXY",
+                outbound.map_or(UNSET.to_owned(), ToString::to_string),
+            ),
             (
                 "PROXY_ACCESS_TOKEN",
                 masked(access_token.is_some()).to_owned(),

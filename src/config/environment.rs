@@ -191,13 +191,6 @@ impl Environment<'_> {
         }
     }
 
-    /// Stops the start over a variable whose meaning this version would silently not honour.
-    pub(super) fn refuse_unsupported(&mut self, name: &'static str) {
-        if (self.lookup)(name).is_some_and(|value| !value.is_empty()) {
-            self.fault_unseen(name, "is not supported by this version");
-        }
-    }
-
     fn parse_number<T>(
         &mut self,
         name: &'static str,

@@ -1,13 +1,14 @@
 //! The environment as settings: parsed one variable at a time, bounded, every fault reported at once.
 //!
 //! `settings` is the table of all variables; `read` makes a `Config` of them, with `upstream` for where
-//! requests go (`base_url`, `credential`), `addresses` for where to listen and `environment` for one variable; `effective` writes a
+//! requests go (`base_url`, `credential`, `outbound`), `addresses` for where to listen and `environment` for one variable; `effective` writes a
 //! `Config` back for people.
 mod addresses;
 mod base_url;
 mod credential;
 mod effective;
 mod environment;
+mod outbound;
 mod read;
 mod settings;
 mod upstream;
@@ -33,6 +34,8 @@ pub struct Config {
     pub workers: usize,
     /// Where requests go.
     pub upstream: Upstream,
+    /// What they go through, if not straight there.
+    pub outbound: Option<Outbound>,
     /// How often and how long to try.
     pub attempts: Attempts,
     /// What a client may send, and how slowly.
@@ -76,6 +79,38 @@ pub struct Upstream {
     pub idle_timeout: Duration,
 }
 
+/// `OUTBOUND_PROXY`. Its `Display` is the URL without the login.
+#[derive(Clone)]
+pub struct Outbound {
+    /// How it is spoken to.
+    pub protocol: OutboundProtocol,
+    /// Host without port, an IPv6 address without brackets.
+    pub host: String,
+    /// The port of the URL or 1080.
+    pub port: u16,
+    /// Whom it is told that we are.
+    pub login: Option<Login>,
+}
+
+/// The scheme of `OUTBOUND_PROXY`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutboundProtocol {
+    /// SOCKS 5, given addresses that are looked up here.
+    Socks5,
+    /// SOCKS 5, given names.
+    Socks5h,
+    /// CONNECT, given names.
+    Http,
+}
+
+/// User and password, percent-decoded.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Login {
+    pub user: Secret,
+    pub password: Secret,
+}
+
 /// The field `UPSTREAM_API_KEY` is written to.
 #[derive(Clone)]
 pub struct Credential {
@@ -94,7 +129,7 @@ pub struct Attempts {
     pub max: u32,
     /// A connection of the limited number becoming free.
     pub pool_timeout: Duration,
-    /// Resolving, connecting and the TLS handshake together.
+    /// Resolving, connecting and the handshakes together.
     pub connect_timeout: Duration,
     /// Sending, without progress.
     pub write_timeout: Duration,

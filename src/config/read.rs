@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::addresses::{read_admin, read_listen};
 use super::environment::{Environment, Fault, Read};
-use super::{Attempts, ClientLimits, Config, upstream};
+use super::{Attempts, ClientLimits, Config, outbound, upstream};
 
 /// More threads than this are a slip of the finger.
 const WORKERS_MAX: usize = 1024;
@@ -76,6 +76,7 @@ fn read_config(env: &mut Environment) -> Read<Config> {
     let listen = read_listen(env);
     let workers = env.optional_number("WORKERS", 1..=WORKERS_MAX);
     let upstream = upstream::read(env);
+    let outbound = outbound::read(env);
     let attempts = read_attempts(env);
     let client = read_client_limits(env);
     let client_connections_max = env.number("MAX_CLIENT_CONNECTIONS", 1..=CLIENT_CONNECTIONS_MAX);
@@ -88,8 +89,6 @@ fn read_config(env: &mut Environment) -> Read<Config> {
         "TRACE, DEBUG, INFO, WARNING, ERROR, CRITICAL or OFF",
     );
     let log_format = env.keyword("LOG_FORMAT", "text or json");
-    // Ignored in silence, requests would go out past the proxy that they were meant for.
-    env.refuse_unsupported("OUTBOUND_PROXY");
     let admin = read_admin(env, &listen);
 
     let upstream = upstream?;
@@ -103,6 +102,7 @@ fn read_config(env: &mut Environment) -> Read<Config> {
             connections_max => workers.min(connections_max),
         },
         upstream,
+        outbound: outbound?,
         attempts: attempts?,
         client: client?,
         client_connections_max: client_connections_max?,
@@ -267,6 +267,7 @@ mod tests {
             ("UPSTREAM_CA_FILE", "/no/such/file"),
             ("UPSTREAM_MAX_CONNECTIONS", "-1"),
             ("UPSTREAM_IDLE_TIMEOUT_SECONDS", "0"),
+            ("OUTBOUND_PROXY", "socks4://127.0.0.1"),
             ("CLIENT_HEADER_TIMEOUT_SECONDS", "0"),
             ("CLIENT_BODY_TIMEOUT_SECONDS", "0"),
             ("CLIENT_IDLE_TIMEOUT_SECONDS", "0"),
@@ -419,11 +420,20 @@ mod tests {
     }
 
     #[test]
-    fn what_this_version_cannot_do_is_refused_when_asked_for() {
+    fn a_fault_of_the_outbound_proxy_shows_nothing_of_it() {
         let name = "OUTBOUND_PROXY";
-        let faults = read_faulty(&[(name, "http://user:canary@proxy:3128")]);
-        assert_eq!(faults, [format!("{name} is not supported by this version")]);
-        read_valid(&[(name, "")]);
+        for text in [
+            "canary://canary",
+            "socks5://canary:canary%40proxy:1080",
+            "http://canary:canary/@proxy",
+            "http://proxy/?canary",
+            "canary:canary@proxy",
+        ] {
+            let faults = read_faulty(&[(name, text)]);
+            assert!(faults[0].starts_with(name) && faults.len() == 1);
+            assert!(!faults[0].contains("canary"), "{faults:?}");
+        }
+        assert!(read_valid(&[(name, " ")]).outbound.is_none());
     }
 
     #[test]

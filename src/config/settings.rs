@@ -98,7 +98,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "CONNECT_TIMEOUT_SECONDS",
         "10",
-        "Resolving, connecting and the TLS handshake together.",
+        "Resolving, connecting and the handshakes of OUTBOUND_PROXY and TLS together.",
     ),
     setting(
         "WRITE_TIMEOUT_SECONDS",
@@ -146,6 +146,13 @@ pub const SETTINGS: &[Setting] = &[
         "UPSTREAM_IDLE_TIMEOUT_SECONDS",
         "30",
         "How long an idle connection to upstream is kept.",
+    ),
+    setting(
+        "OUTBOUND_PROXY",
+        UNSET,
+        "Proxy that connections to upstream go through: socks5:// (given addresses), socks5h:// \
+         (given names) or http:// (CONNECT), with or without user:password@, port 1080 unless \
+         written. HTTP_PROXY and its like are not honoured.",
     ),
     setting(
         "CLIENT_HEADER_TIMEOUT_SECONDS",

@@ -24,10 +24,19 @@ const WAKE_TRIES_MAX: usize = 100;
 pub enum Notice {
     /// Accept no more, finish what there is.
     Drain,
-    /// The upstream's name has been looked up.
-    Resolved(Resolved),
+    /// A name has been looked up.
+    Resolved(Whose, Resolved),
     /// Say there how things are.
     Report(Sender<Report>),
+}
+
+/// Whose name has been looked up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// That of whom we connect to: the upstream, or the outbound proxy.
+    Peer,
+    /// The upstream's, where the outbound proxy connects to it and is told an address.
+    Target,
 }
 
 /// What looking a name up came to.

@@ -1,4 +1,4 @@
-//! The upstream's addresses, looked up by a thread of its own: getaddrinfo(3) blocks, a core must not.
+//! The addresses of whom we connect to, looked up by a thread of its own: getaddrinfo(3) blocks, a core must not.
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType};
 use local_sync::semaphore::Semaphore;
 
-use crate::net::mailbox::{Notice, Resolved, Sender};
+use crate::net::mailbox::{Notice, Resolved, Sender, Whose};
 
 /// How old addresses may get.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -20,13 +20,18 @@ const ADDRESSES_MAX: usize = 16;
 pub type Refresh = mpsc::SyncSender<()>;
 
 /// Starts the thread that looks `host` up, at once, every 30 seconds and when it is asked to, and
-/// tells each of `cores`. An address needs no thread and is told once.
-pub fn start(host: &str, port: u16, cores: Vec<Sender<Notice>>) -> std::io::Result<Refresh> {
+/// tells each of `cores`, for `whose` it is. An address needs no thread and is told once.
+pub fn start(
+    whose: Whose,
+    host: &str,
+    port: u16,
+    cores: Vec<Sender<Notice>>,
+) -> std::io::Result<Refresh> {
     let (refresh, asked) = refresh();
     let host = host.to_owned();
     let tell = move |resolved: Resolved| {
         for core in &cores {
-            core.send(Notice::Resolved(resolved.clone()));
+            core.send(Notice::Resolved(whose, resolved.clone()));
         }
     };
     if let Ok(ip) = host.parse::<IpAddr>() {
@@ -96,7 +101,7 @@ fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     numbered.into_iter().map(|(_, addr)| addr).collect()
 }
 
-/// What a core knows of the upstream's addresses.
+/// What a core knows of the addresses of a name.
 pub struct Addresses {
     latest: RefCell<Option<Resolved>>,
     /// The look-up under way, or the next one; closed when it has ended.

@@ -168,6 +168,27 @@ impl Tcp {
         }
     }
 
+    /// Appends what is there to `seen`, `max` bytes at most, and leaves it there; says what `try_read`
+    /// would.
+    pub fn peek(&self, seen: &mut Vec<u8>, max: usize) -> io::Result<Option<usize>> {
+        let (start, flags) = (seen.len(), RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        seen.resize(start + max, 0);
+        let looked = recv(self, &mut seen[start..], flags);
+        seen.truncate(start + looked.map_or(0, |(count, _)| count));
+        match looked {
+            Ok((count, _)) => Ok(Some(count)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes away `count` bytes that a peek has seen.
+    pub fn skip(&self, count: usize) -> io::Result<()> {
+        let (taken, _) = recv(self, &mut vec![0; count], RecvFlags::DONTWAIT)?;
+        debug_assert_eq!(taken, count, "they are there, and nobody else takes them");
+        Ok(())
+    }
+
     /// Writes of `blocks` what the socket takes now, 16 at most, and takes it off.
     pub fn try_write(&self, blocks: &mut VecDeque<Bytes>) -> io::Result<()> {
         let mut slices = [IoSlice::new(&[]); BLOCKS_AT_ONCE_MAX];

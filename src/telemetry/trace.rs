@@ -29,7 +29,7 @@ pub struct Trace {
 /// as long as a stream goes on.
 #[derive(Clone, Copy, Default)]
 pub struct Times {
-    /// TCP.
+    /// TCP, and the outbound proxy.
     pub connect: Option<f32>,
     /// The TLS handshake.
     pub tls: Option<f32>,

@@ -42,6 +42,8 @@ pub enum Phase {
     Resolve,
     /// Connecting to the upstream.
     Connect,
+    /// Asking the outbound proxy for it.
+    Proxy,
     /// Shaking hands with it.
     Tls,
     /// Sending the request.
@@ -58,11 +60,12 @@ pub enum Phase {
 
 impl Phase {
     /// In the order of the variants.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "receiving",
         "pool",
         "resolve",
         "connect",
+        "proxy",
         "tls",
         "send",
         "header",
@@ -86,6 +89,9 @@ pub enum Cause {
     ResolveFailed,
     ConnectTimeout,
     ConnectFailed,
+    ProxyTimeout,
+    ProxyRefused,
+    ProxyFailed,
     TlsFailed,
     WriteTimeout,
     WriteFailed,
@@ -96,12 +102,15 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::PoolTimeout,
         Self::NoSuchName,
         Self::ResolveFailed,
         Self::ConnectTimeout,
         Self::ConnectFailed,
+        Self::ProxyTimeout,
+        Self::ProxyRefused,
+        Self::ProxyFailed,
         Self::TlsFailed,
         Self::WriteTimeout,
         Self::WriteFailed,
@@ -111,12 +120,15 @@ impl Cause {
     ];
 
     /// In the order of the variants.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 14] = [
         "pool_timeout",
         "no_such_name",
         "resolve_failed",
         "connect_timeout",
         "connect_failed",
+        "proxy_timeout",
+        "proxy_refused",
+        "proxy_failed",
         "tls_failed",
         "write_timeout",
         "write_failed",
@@ -136,6 +148,7 @@ impl Cause {
             Self::PoolTimeout => Phase::Pool,
             Self::NoSuchName | Self::ResolveFailed => Phase::Resolve,
             Self::ConnectTimeout | Self::ConnectFailed => Phase::Connect,
+            Self::ProxyTimeout | Self::ProxyRefused | Self::ProxyFailed => Phase::Proxy,
             Self::TlsFailed => Phase::Tls,
             Self::WriteTimeout | Self::WriteFailed => Phase::Send,
             Self::HeaderTimeout | Self::Closed | Self::ReadFailed => Phase::Header,

@@ -1,13 +1,14 @@
 //! Connections to the upstream: taken from the pool or made, and given back after a clean exchange.
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use local_sync::semaphore::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Config;
 use crate::net::deadline::Deadline;
-use crate::net::mailbox::Resolved;
+use crate::net::mailbox::{Resolved, Whose};
 use crate::net::resolver::Addresses;
 use crate::net::stream::Stream;
 use crate::net::tcp::Tcp;
@@ -17,8 +18,9 @@ use crate::telemetry::trace::Trace;
 use crate::telemetry::words::Phase;
 use crate::upstream::failure::Failure;
 use crate::upstream::order::Order;
+use crate::upstream::outbound::Outbound;
 use crate::upstream::pool::Pool;
-use crate::upstream::race::{Course, race};
+use crate::upstream::race::{Course, Way, race};
 
 /// The least time that unacknowledged bytes keep a connection: as long as keep-alive probes take.
 const USER_TIMEOUT_MIN: Duration = Duration::from_secs(60);
@@ -26,7 +28,11 @@ const USER_TIMEOUT_MIN: Duration = Duration::from_secs(60);
 /// What a core knows of the upstream.
 pub struct Upstream {
     config: Rc<Config>,
+    /// Of the upstream, or of the outbound proxy.
     addresses: Addresses,
+    outbound: Option<Outbound>,
+    /// Of the upstream, where the outbound proxy is told one.
+    targets: Option<Addresses>,
     tls: Option<TlsSettings>,
     pool: Pool,
     /// The right to use a connection, where `UPSTREAM_MAX_CONNECTIONS` limits their number.
@@ -39,7 +45,7 @@ pub struct Upstream {
 pub struct Connection {
     /// What it reads and writes.
     pub stream: Rc<Stream>,
-    /// Its other end.
+    /// Its other end, as far as we know it: behind an outbound proxy that looks names up, the proxy.
     pub addr: SocketAddr,
     /// Whether it has served an exchange before.
     pub reused: bool,
@@ -60,18 +66,21 @@ impl Connection {
 }
 
 impl Upstream {
+    /// The addresses are those of whom we connect to, and those that an outbound proxy is told.
     /// `connections_max` is this core's share of `UPSTREAM_MAX_CONNECTIONS`, 0 = no limit.
     pub fn new(
         config: Rc<Config>,
-        addresses: Addresses,
+        (addresses, targets): (Addresses, Option<Addresses>),
         tls: Option<TlsSettings>,
         connections_max: usize,
     ) -> Self {
         let limited = connections_max > 0;
         Self {
             pool: Pool::new(config.upstream.idle_timeout),
+            outbound: Outbound::of(&config),
             config,
             addresses,
+            targets,
             tls,
             permits: limited.then(|| Rc::new(Semaphore::new(connections_max))),
             permits_max: connections_max,
@@ -81,9 +90,12 @@ impl Upstream {
 
     /// Takes the outcome of a look-up. Idle connections to what is no address of the upstream any more
     /// are closed.
-    pub fn resolved(&self, resolved: Resolved) {
-        self.addresses.update(resolved);
-        self.pool.retain(|addr| self.addresses.include(addr));
+    pub fn resolved(&self, whose: Whose, resolved: Resolved) {
+        match (whose, &self.targets) {
+            (Whose::Target, Some(targets)) => targets.update(resolved),
+            _ => self.addresses.update(resolved),
+        }
+        self.pool.retain(|addr| self.includes(addr));
     }
 
     /// Closes idle connections that are of no more use. To be called now and then.
@@ -121,6 +133,7 @@ impl Upstream {
         let connected = Box::pin(self.connect(avoided, trace)).await;
         if connected.is_err() {
             self.addresses.refresh();
+            self.targets.iter().for_each(Addresses::refresh);
         }
         let (stream, addr) = connected?;
         Ok(Connection {
@@ -134,7 +147,7 @@ impl Upstream {
     /// Keeps a connection for the next exchange, where its other end is an address of the upstream
     /// still. To be called after a complete one only.
     pub fn give_back(&self, conn: Connection) {
-        match self.addresses.include(conn.addr) {
+        match self.includes(conn.addr) {
             true => self.pool.put(conn.stream, conn.addr),
             false => conn.close(),
         }
@@ -146,6 +159,12 @@ impl Upstream {
         if idle_too {
             self.pool.retain(|known| known != addr);
         }
+    }
+
+    /// Whether an address that connections have is still one.
+    fn includes(&self, addr: SocketAddr) -> bool {
+        let ends = self.targets.as_ref().unwrap_or(&self.addresses);
+        ends.include(addr)
     }
 
     async fn permit(&self, trace: &Trace) -> Result<Option<OwnedSemaphorePermit>, Failure> {
@@ -183,33 +202,57 @@ impl Upstream {
         let limit = self.config.attempts.connect_timeout;
         let deadline = Deadline::after(limit);
         trace.enter(Phase::Resolve);
-        let addresses = match deadline.limit(self.addresses.get()).await {
-            Ok(Resolved::Addresses(addresses)) => addresses,
-            Ok(Resolved::NoSuchName(reason)) => {
-                return Err(Failure::NoSuchName(reason.to_string()));
-            }
-            Ok(Resolved::Failed(reason)) => return Err(Failure::Resolve(reason.to_string())),
-            Err(_) => return Err(Failure::ConnectTimeout(limit)),
+        let looked_up = async {
+            let targets = match &self.targets {
+                Some(targets) => self.order.of(&known(targets).await?, avoided),
+                None => Vec::new(),
+            };
+            let addresses = self.order.of(&known(&self.addresses).await?, avoided);
+            Ok((addresses, targets))
         };
-        let ordered = self.order.of(&addresses, avoided);
-        let connect = |addr, course| self.connect_to(addr, course);
-        let connected = race(&ordered, deadline, &self.order, trace, connect).await;
-        connected.map_err(|failure| failure.unwrap_or(Failure::ConnectTimeout(limit)))
+        let looked_up = deadline.limit(looked_up).await;
+        let (addresses, targets) = looked_up.unwrap_or(Err(Failure::ConnectTimeout(limit)))?;
+        let ways = Way::all(&addresses, &targets);
+        let connect = |way, course| self.connect_by(way, course);
+        let connected = race(&ways, deadline, &self.order, trace, connect).await;
+        let time_is_over = || match trace.phase() {
+            Phase::Proxy => Failure::ProxyTimeout(limit),
+            _ => Failure::ConnectTimeout(limit),
+        };
+        match connected {
+            Ok((stream, way)) => Ok((stream, way.end())),
+            Err(failure) => Err(failure.unwrap_or_else(time_is_over)),
+        }
     }
 
-    async fn connect_to(
-        &self,
-        addr: SocketAddr,
-        course: Rc<Course<'_>>,
-    ) -> Result<Stream, Failure> {
+    async fn connect_by(&self, way: Way, course: Rc<Course<'_>>) -> Result<Stream, Failure> {
         let stall = self.config.attempts.write_timeout;
         let user_timeout = stall.max(USER_TIMEOUT_MIN);
-        let tcp = course.connected(Tcp::connect(addr, user_timeout).await)?;
+        let tcp = course.connected(Tcp::connect(way.addr, user_timeout).await);
+        let to = match self.outbound {
+            Some(_) => "outbound proxy",
+            None => "upstream",
+        };
+        let tcp = tcp.map_err(|error| Failure::Connect(to, error))?;
+        if let Some(outbound) = &self.outbound {
+            course.enter(Phase::Proxy);
+            let asked = outbound.ask(&tcp, way.target, stall).await;
+            asked.map_err(Failure::Proxy)?;
+        }
+        course.is_there();
         let Some(settings) = &self.tls else {
             return Ok(Stream::Plain(tcp));
         };
-        course.shakes_hands();
-        let tls = course.shaken(Tls::handshake(tcp, settings, stall).await)?;
-        Ok(Stream::Tls(Box::new(tls)))
+        course.enter(Phase::Tls);
+        let tls = course.shaken(Tls::handshake(tcp, settings, stall).await);
+        Ok(Stream::Tls(Box::new(tls.map_err(Failure::Handshake)?)))
+    }
+}
+
+async fn known(addresses: &Addresses) -> Result<Arc<[SocketAddr]>, Failure> {
+    match addresses.get().await {
+        Resolved::Addresses(addresses) => Ok(addresses),
+        Resolved::NoSuchName(reason) => Err(Failure::NoSuchName(reason.to_string())),
+        Resolved::Failed(reason) => Err(Failure::Resolve(reason.to_string())),
     }
 }

@@ -8,6 +8,7 @@ use crate::refusal::Refusal;
 use crate::telemetry::record::Then;
 use crate::telemetry::words::Cause;
 use crate::upstream::attempt::Limits;
+use crate::upstream::outbound::Fault;
 
 /// Each variant is a cause that a person would tell apart.
 #[derive(Debug)]
@@ -18,10 +19,14 @@ pub enum Failure {
     NoSuchName(String),
     /// The name could not be looked up.
     Resolve(String),
-    /// Resolving, connecting and the TLS handshake took too long.
+    /// Resolving, connecting and the handshakes took too long.
     ConnectTimeout(Duration),
-    /// Every address refused or failed; the last one's error.
-    Connect(io::Error),
+    /// Every address of the upstream, or of the outbound proxy, refused or failed; the last one's error.
+    Connect(&'static str, io::Error),
+    /// The outbound proxy was not done in time.
+    ProxyTimeout(Duration),
+    /// The outbound proxy did not make a connection.
+    Proxy(Fault),
     /// The TLS handshake failed.
     Handshake(io::Error),
     /// No byte of the request was taken for this long.
@@ -65,7 +70,10 @@ impl Failure {
             Self::NoSuchName(_) => Cause::NoSuchName,
             Self::Resolve(_) => Cause::ResolveFailed,
             Self::ConnectTimeout(_) => Cause::ConnectTimeout,
-            Self::Connect(_) => Cause::ConnectFailed,
+            Self::Connect(..) => Cause::ConnectFailed,
+            Self::ProxyTimeout(_) => Cause::ProxyTimeout,
+            Self::Proxy(Fault::Refused(_)) => Cause::ProxyRefused,
+            Self::Proxy(Fault::Garbage(_) | Fault::Cut(_)) => Cause::ProxyFailed,
             Self::Handshake(_) => Cause::TlsFailed,
             Self::WriteTimeout(_) => Cause::WriteTimeout,
             Self::Write(_) => Cause::WriteFailed,
@@ -80,8 +88,17 @@ impl Failure {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::NoSuchName(_) => false,
+            Self::Proxy(fault) => fault.may_pass(),
             Self::Handshake(error) => !is_certificate_error(error),
             _ => true,
+        }
+    }
+
+    /// Whether another address may fare better.
+    pub(super) fn may_pass_elsewhere(&self) -> bool {
+        match self {
+            Self::Proxy(fault) if fault.is_of_address() => true,
+            failure => failure.may_pass(),
         }
     }
 
@@ -109,7 +126,15 @@ impl fmt::Display for Failure {
                     limit.as_secs_f64()
                 )
             }
-            Self::Connect(error) => write!(f, "could not connect to the upstream: {error}"),
+            Self::Connect(to, error) => write!(f, "could not connect to the {to}: {error}"),
+            Self::ProxyTimeout(limit) => {
+                write!(
+                    f,
+                    "no connection through the outbound proxy within {} s (CONNECT_TIMEOUT_SECONDS)",
+                    limit.as_secs_f64()
+                )
+            }
+            Self::Proxy(fault) => fault.fmt(f),
             Self::Handshake(error) => {
                 write!(f, "the TLS handshake with the upstream failed: {error}")
             }
@@ -154,9 +179,10 @@ pub fn refusal(failure: &Failure, sends: u32, then: Then) -> Refusal {
     }
     match failure {
         Failure::HeaderTimeout(..) => Refusal::HeaderTimeout(message),
-        Failure::PoolTimeout(_) | Failure::ConnectTimeout(_) | Failure::WriteTimeout(_) => {
-            Refusal::UpstreamTimeout(message)
-        }
+        Failure::PoolTimeout(_)
+        | Failure::ConnectTimeout(_)
+        | Failure::ProxyTimeout(_)
+        | Failure::WriteTimeout(_) => Refusal::UpstreamTimeout(message),
         _ => Refusal::UpstreamRequest(message),
     }
 }

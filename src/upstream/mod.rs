@@ -5,6 +5,7 @@ pub mod connection;
 mod delivery;
 pub mod failure;
 mod order;
+pub mod outbound;
 pub mod pool;
 mod race;
 pub mod request;

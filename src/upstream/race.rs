@@ -13,7 +13,7 @@ use crate::net::stream::Stream;
 use crate::net::tcp::Tcp;
 use crate::net::tls::Tls;
 use crate::net::{Instant, select};
-use crate::telemetry::counters::{Count, Counters, Histogram, count, observe};
+use crate::telemetry::counters::{Counters, Histogram, count, observe};
 use crate::telemetry::trace::Trace;
 use crate::telemetry::words::Phase;
 use crate::upstream::failure::Failure;
@@ -27,16 +27,47 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// that counts, and so few that an outage of an upstream with many addresses is not multiplied.
 const RACERS_MAX: usize = 3;
 
+/// Whom to connect to, and whom an outbound proxy that is told an address is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    pub(super) addr: SocketAddr,
+    pub(super) target: Option<SocketAddr>,
+}
+
+impl Way {
+    /// So many that each address of both has its turn.
+    pub(super) fn all(addresses: &[SocketAddr], targets: &[SocketAddr]) -> Vec<Self> {
+        let turns = 0..addresses.len().max(targets.len());
+        let at = |all: &[SocketAddr], turn: usize| all.get(turn % all.len().max(1)).copied();
+        turns
+            .filter_map(|turn| {
+                let target = at(targets, turn);
+                at(addresses, turn).map(|addr| Self { addr, target })
+            })
+            .collect()
+    }
+
+    /// The other end, as far as we know it.
+    pub(super) fn end(self) -> SocketAddr {
+        self.target.unwrap_or(self.addr)
+    }
+
+    fn put_back(self, order: &Order) {
+        order.put_back(self.addr);
+        self.target.iter().for_each(|addr| order.put_back(*addr));
+    }
+}
+
 /// One of the connects under way. Dropping it gives it up and closes its socket.
 struct Racer<'t, F> {
-    addr: SocketAddr,
+    way: Way,
     /// When it gives way to the next, where there is no room for one more.
     gives_way: Deadline,
     course: Rc<Course<'t>>,
     run: Pin<Box<F>>,
 }
 
-/// Connects to the first of `addresses` that has completed all of it: a TLS handshake belongs to the
+/// Connects by the first of `ways` that has completed all of it: a TLS handshake belongs to the
 /// race, since what accepts and then hangs is no upstream. Where all are taken up that may be under
 /// way at once, the oldest gives way after its share of the time. Those that failed, and those slower
 /// than one that was begun after them, are put back in `order`.
@@ -44,24 +75,24 @@ struct Racer<'t, F> {
 /// # Errors
 /// The last failure; `None` where the deadline has ended it.
 pub(super) async fn race<'t, F: Future<Output = Result<Stream, Failure>>>(
-    addresses: &[SocketAddr],
+    ways: &[Way],
     deadline: Deadline,
     order: &Order,
     trace: &'t Trace,
-    connect: impl Fn(SocketAddr, Rc<Course<'t>>) -> F,
-) -> Result<(Stream, SocketAddr), Option<Failure>> {
-    let mut next = addresses.iter().copied();
+    connect: impl Fn(Way, Rc<Course<'t>>) -> F,
+) -> Result<(Stream, Way), Option<Failure>> {
+    let mut next = ways.iter().copied();
     let mut racers = Vec::with_capacity(RACERS_MAX);
     let mut failure = None;
     let mut at_once = true;
     loop {
         let share = part_of(deadline, next.len().div_ceil(RACERS_MAX));
-        if at_once && let Some(addr) = next.next() {
+        if at_once && let Some(way) = next.next() {
             let course = Rc::new(Course::new(trace));
             racers.push(Racer {
-                addr,
+                way,
                 gives_way: Deadline::after(share),
-                run: Box::pin(connect(addr, course.clone())),
+                run: Box::pin(connect(way, course.clone())),
                 course,
             });
         }
@@ -77,13 +108,13 @@ pub(super) async fn race<'t, F: Future<Output = Result<Stream, Failure>>>(
                 let racer = racers.remove(at);
                 match result {
                     Ok(stream) => {
-                        racers[..at].iter().for_each(|slow| order.put_back(slow.addr));
+                        racers[..at].iter().for_each(|slow| slow.way.put_back(order));
                         racer.course.tell();
-                        return Ok((stream, racer.addr));
+                        return Ok((stream, racer.way));
                     }
                     Err(error) => {
-                        order.put_back(racer.addr);
-                        let may_pass = error.may_pass();
+                        racer.way.put_back(order);
+                        let may_pass = error.may_pass_elsewhere();
                         failure = Some(error);
                         if !may_pass {
                             return Err(failure);
@@ -121,16 +152,14 @@ async fn first<F: Future>(racers: &mut [Racer<'_, F>]) -> (usize, F::Output) {
 
 /// Shows the furthest of them as what the exchange is at.
 fn show<F>(trace: &Trace, racers: &[Racer<'_, F>]) {
-    let shakes_hands = |racer: &Racer<'_, F>| racer.course.at.get() == Some(Phase::Tls);
-    trace.enter(match racers.iter().any(shakes_hands) {
-        true => Phase::Tls,
-        false => Phase::Connect,
-    });
+    let phases = racers.iter().filter_map(|racer| racer.course.at.get());
+    let furthest = phases.max_by_key(|phase| *phase as usize);
+    trace.enter(furthest.unwrap_or(Phase::Connect));
 }
 
 impl<F> Racer<'_, F> {
     fn time_is_over(&self, order: &Order) {
-        order.put_back(self.addr);
+        self.way.put_back(order);
         self.course.fails();
     }
 }
@@ -156,7 +185,9 @@ fn next_is_due<F>(racers: &[Racer<'_, F>], delay: Duration) -> Option<Deadline> 
 /// as failed, or, where it is dropped before that, as abandoned.
 pub(super) struct Course<'t> {
     trace: &'t Trace,
+    /// `Connect`, `Proxy` or `Tls`.
     at: Cell<Option<Phase>>,
+    began: Cell<Instant>,
     /// The last progress.
     since: Cell<Instant>,
     connect: Cell<Duration>,
@@ -166,68 +197,63 @@ pub(super) struct Course<'t> {
 impl<'t> Course<'t> {
     /// The TCP connect begins.
     fn new(trace: &'t Trace) -> Self {
+        let now = Instant::now();
         Self {
             trace,
             at: Cell::new(Some(Phase::Connect)),
-            since: Cell::new(Instant::now()),
+            began: Cell::new(now),
+            since: Cell::new(now),
             connect: Cell::default(),
             tls: Cell::default(),
         }
     }
 
     /// The TCP connect has come to its end.
-    pub(super) fn connected(&self, tcp: io::Result<Tcp>) -> Result<Tcp, Failure> {
-        let tcp = tcp.map_err(|error| {
-            self.fails();
-            Failure::Connect(error)
-        })?;
-        self.connect
-            .set(self.ends(|core| &core.connects, |core| &core.connect_time));
-        self.tell();
+    pub(super) fn connected(&self, tcp: io::Result<Tcp>) -> io::Result<Tcp> {
+        let tcp = tcp.inspect_err(|_| self.fails())?;
+        self.at.take();
+        self.since.set(Instant::now());
+        count(|core| &core.connects);
         Ok(tcp)
     }
 
-    /// The TLS handshake begins.
-    pub(super) fn shakes_hands(&self) {
-        self.at.set(Some(Phase::Tls));
-        self.trace.enter(Phase::Tls);
+    /// The handshake with an outbound proxy, which is a part of connecting, or that of TLS begins.
+    pub(super) fn enter(&self, phase: Phase) {
+        self.at.set(Some(phase));
+        self.trace.enter(phase);
+    }
+
+    /// All that comes before TLS is done.
+    pub(super) fn is_there(&self) {
+        self.connect.set(self.ends(|core| &core.connect_time));
+        self.tell();
     }
 
     /// The TLS handshake has come to its end.
-    pub(super) fn shaken(&self, tls: io::Result<Tls>) -> Result<Tls, Failure> {
-        let tls = tls.map_err(|error| {
-            self.fails();
-            Failure::Handshake(error)
-        })?;
-        let took = self.ends(
-            match tls.is_resumed() {
-                true => |core| &core.handshakes_resumed,
-                false => |core| &core.handshakes_full,
-            },
-            |core| &core.handshake_time,
-        );
-        self.tls.set(Some(took));
+    pub(super) fn shaken(&self, tls: io::Result<Tls>) -> io::Result<Tls> {
+        let tls = tls.inspect_err(|_| self.fails())?;
+        self.tls.set(Some(self.ends(|core| &core.handshake_time)));
+        count(|core| match tls.is_resumed() {
+            true => &core.handshakes_resumed,
+            false => &core.handshakes_full,
+        });
         Ok(tls)
     }
 
-    fn ends(
-        &self,
-        as_what: fn(&Counters) -> &Count,
-        times: fn(&Counters) -> &Histogram,
-    ) -> Duration {
+    fn ends(&self, times: fn(&Counters) -> &Histogram) -> Duration {
         self.at.take();
         let now = Instant::now();
-        let took = now - self.since.replace(now);
-        count(as_what);
+        self.since.set(now);
+        let took = now - self.began.replace(now);
         observe(took, times);
         took
     }
 
     fn fails(&self) {
         match self.at.take() {
+            Some(Phase::Connect) => count(|core| &core.connects_failed),
             Some(Phase::Tls) => count(|core| &core.handshakes_failed),
-            Some(_) => count(|core| &core.connects_failed),
-            None => (), // between the two
+            _ => (), // its TCP connect has been counted
         }
     }
 
@@ -240,9 +266,9 @@ impl<'t> Course<'t> {
 impl Drop for Course<'_> {
     fn drop(&mut self) {
         match self.at.take() {
+            Some(Phase::Connect) => count(|core| &core.connects_abandoned),
             Some(Phase::Tls) => count(|core| &core.handshakes_abandoned),
-            Some(_) => count(|core| &core.connects_abandoned),
-            None => (),
+            _ => (),
         }
     }
 }

@@ -1,11 +1,9 @@
 //! With a retry budget, only so many of the recent requests are sent again, and the rest are told.
 use std::thread;
 
-use serde_json::Value;
-
 use crate::support::{
-    Act, Client, DEADLINE, OK, Origin, Proxy, RESCUE, Response, Seen, act, answers, closes, get,
-    hangs, post, resets,
+    Act, Client, DEADLINE, OK, Origin, Proxy, RESCUE, Response, Seen, act, answers, closes, hangs,
+    post, resets,
 };
 
 /// One core, so that all requests meet the same budget.
@@ -80,15 +78,6 @@ fn with_a_budget_the_floor_and_the_share_are_sent_again_and_the_rest_are_told() 
     assert_eq!(lines(&[" refused     502 "]), 5);
 }
 
-/// What the proxy tells its operator.
-fn status(proxy: &Proxy) -> Value {
-    let line = proxy.logs(&["admin listener on http://"]);
-    let (_, url) = line.split_once("http://").unwrap();
-    let addr = url.trim_end_matches('/').parse().unwrap();
-    let response = Client::connect_to(addr).exchange(get("/status.json"));
-    serde_json::from_slice(&response.body).unwrap()
-}
-
 #[test]
 fn what_was_denied_and_what_is_left_is_shown_to_the_operator() {
     let admin = ("ADMIN_PORT", "0");
@@ -96,15 +85,15 @@ fn what_was_denied_and_what_is_left_is_shown_to_the_operator() {
     let proxy = Proxy::start(&origin, &[ONE_CORE, admin, FLOOR_ALONE]);
     for (attempts, left) in [(2, 2), (2, 1), (2, 0), (1, 0), (1, 0)] {
         assert_eq!(exchange(&proxy).attempts(), Some(attempts));
-        assert_eq!(status(&proxy)["replays_left"], left);
+        assert_eq!(proxy.status()["replays_left"], left);
     }
-    let counters = &status(&proxy)["counters"];
+    let counters = &proxy.status()["counters"];
     assert_eq!(counters["replays"], 3);
     assert_eq!(counters["replays_denied"], 2);
     assert_eq!(counters["exchanges"]["exhausted"], 3);
     assert_eq!(counters["exchanges"]["refused"], 2);
     let proxy = Proxy::start(&Origin::plays([]), &[admin]);
-    assert_eq!(status(&proxy)["replays_left"], Value::Null);
+    assert_eq!(proxy.status()["replays_left"], serde_json::Value::Null);
 }
 
 #[test]

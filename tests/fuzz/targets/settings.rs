@@ -11,6 +11,7 @@ use libfuzzer_sys::fuzz_target;
 /// Stands in secret values, and wherever a value has a `$`.
 const SECRET: &str = "canary";
 const BASE_URL: &str = "UPSTREAM_BASE_URL";
+const OUTBOUND: &str = "OUTBOUND_PROXY";
 const YEAR: Duration = Duration::from_secs(31_536_000);
 
 type Environment = BTreeMap<String, Vec<u8>>;
@@ -68,17 +69,14 @@ fn read(environment: &Environment) -> Result<Config, Vec<Fault>> {
 }
 
 fn is_secret(name: &str) -> bool {
-    matches!(
-        name,
-        "UPSTREAM_API_KEY" | "PROXY_ACCESS_TOKEN" | "OUTBOUND_PROXY"
-    )
+    matches!(name, "UPSTREAM_API_KEY" | "PROXY_ACCESS_TOKEN")
 }
 
 /// Whether `text` shows a secret: one that is in no variable that may be shown.
 fn leaks(environment: &Environment, text: &str) -> bool {
     let may_be_shown = |(name, value): (&String, &Vec<u8>)| match name.as_str() {
         // Neither what may be userinfo nor what may be a query is shown.
-        BASE_URL => {
+        BASE_URL | OUTBOUND => {
             let start = value.iter().rposition(|byte| *byte == b'@').unwrap_or(0);
             let end = value.iter().position(|byte| b"?#".contains(byte));
             let seen = value.get(start..end.unwrap_or(value.len()));
@@ -121,6 +119,9 @@ fn sound(config: &Config, leaks: impl Fn(&str) -> bool) {
         let value = credential.value.expose();
         assert!(value.iter().all(|byte| *byte >= b' ' && *byte != 0x7f));
         assert_eq!(value, value.trim_ascii());
+    }
+    if let Some(proxy) = &config.outbound {
+        assert!(!proxy.host.is_empty() && !proxy.host.contains('@') && proxy.port > 0);
     }
     let attempts = &config.attempts;
     assert!(attempts.max >= 1 && config.workers >= 1 && config.client.body_bytes_max >= 1);
