@@ -19,7 +19,7 @@ const SCRIPT: &str = include_str!("page.js");
 /// `page.js`; a test says what they are after a change.
 const POLICY: &str = concat!(
     "default-src 'none'; connect-src 'self'; img-src data:; ",
-    "style-src 'sha256-w7BGhbgInOR3XTqPxFqJ6KU3l83thjANPvUhEEJ6s+8='; ",
+    "style-src 'sha256-7IM04BLj/UGT8dGOkr+B+o/t+4iqsI4kchUEC+vxe2A='; ",
     "script-src 'sha256-pqWMq+Y3iMPpGxmgiX5DXwo1AbuilRij6r5eCagm/II='; ",
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );

@@ -175,7 +175,7 @@ fn attempt(
         let attempts = &core.config.attempts;
         // A reused connection that the upstream has closed is not its failure: once, that is free.
         let mut stale_may_be_free = attempts.max > 1 || request.is_idempotent();
-        let (mut attempt, mut fresh) = (1, false);
+        let mut fresh = false;
         record.trace.begin();
         if let Some(budget) = &core.budget {
             budget.request(record.trace.began());
@@ -186,7 +186,8 @@ fn attempt(
                 // when that is seen.
                 pending::<()>().await;
             }
-            let limits = limits(core, attempt == attempts.max, handshake);
+            let last = record.trace.attempt() == attempts.max;
+            let limits = limits(core, last, handshake);
             let attempted = request.attempt(&core.upstream, fresh, limits, &record.trace);
             let failed = match attempted.await {
                 Ok(committed) => return Ok(committed),
@@ -202,7 +203,7 @@ fn attempt(
             }
             let then = match failure.may_pass() {
                 false => Then::Hopeless,
-                true if attempt == attempts.max => Then::Exhausted,
+                true if last => Then::Exhausted,
                 true => replay(core),
             };
             record.attempt_failed(&Failed {
@@ -215,7 +216,6 @@ fn attempt(
                 return Err((failed.into_failure(), then));
             }
             request = failed.into_request();
-            attempt += 1;
             record.trace.enter(Phase::Backoff);
             sleep(attempts.backoff).await;
             record.trace.begin();
