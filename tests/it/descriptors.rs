@@ -12,9 +12,8 @@ const LIMIT: usize = 64;
 
 fn use_up(proxy: &Proxy) -> Vec<Client> {
     let crowd = (0..LIMIT * 2).map(|_| Client::connect(proxy)).collect();
-    eventually("it has used up its descriptors", || {
-        proxy.descriptors() >= LIMIT
-    });
+    // It may have been given one more, beyond the limit, so counting them is not enough.
+    proxy.logs(&["cannot accept for now: Too many open files"]);
     crowd
 }
 
