@@ -155,8 +155,9 @@ pub fn until_taken(tcp: &TcpStream) {
         return; // closed: nobody will read it
     };
     eventually("the peer reads what was sent", || {
-        // Closed: nobody will read it.
-        sockets::find(other, own).is_none_or(|socket| socket.unread == 0)
+        // In this order: what is on its way may be read next. Closed: nobody will read it.
+        sockets::find(own, other).is_none_or(|socket| socket.unacked == 0)
+            && sockets::find(other, own).is_none_or(|socket| socket.unread == 0)
     });
 }
 

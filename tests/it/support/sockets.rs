@@ -13,6 +13,8 @@ pub struct Socket {
     pub remote: SocketAddr,
     /// Bytes that have come and that no program has read.
     pub unread: u32,
+    /// Bytes that have been sent and that the other end's kernel has not acknowledged.
+    pub unacked: u32,
     /// 0 where no program holds it.
     pub inode: u64,
 }
@@ -121,6 +123,7 @@ fn parse(message: &[u8]) -> Socket {
         local: addr(4, 8),
         remote: addr(6, 24),
         unread: number(&message[56..]),
+        unacked: number(&message[60..]),
         inode: number(&message[68..]).into(),
     }
 }
@@ -142,6 +145,7 @@ fn from_proc() -> Vec<Socket> {
             local: addr(columns[1]),
             remote: addr(columns[2]),
             unread: hex(columns[4].split_once(':').unwrap().1),
+            unacked: hex(columns[4].split_once(':').unwrap().0),
             inode: columns[9].parse().unwrap(),
         })
         .collect()
