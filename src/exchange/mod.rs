@@ -122,8 +122,9 @@ async fn exchange(
         return Box::pin(reply.tell_health(draining)).await;
     }
     let replayable = Replayable::new(wire, request.is_idempotent());
-    record.up(replayable.bytes());
-    add(replayable.bytes(), |core| &core.request_bytes);
+    let bytes = replayable.bytes();
+    record.up(bytes);
+    add(bytes, |core| &core.request_bytes);
     let mut left = pin!(client.left());
     let mut left: Left<'_> = left.as_mut();
     let attempted = {
