@@ -139,13 +139,19 @@ fn what_a_person_has_selected_stays() {
     assert!(number(&page(admin), "requests") > 0);
 }
 
-#[test]
-fn a_browser_asks_nothing_while_the_page_is_hidden() {
-    let Some(browser) = Browser::find() else {
-        return;
-    };
+/// A browser, where there is one, and a proxy that nobody has asked for anything.
+fn before_anybody_asks() -> Option<(Browser, Origin, Proxy)> {
+    let browser = Browser::find()?;
     let origin = Origin::plays([]);
     let proxy = Proxy::start(&origin, &[ADMIN]);
+    Some((browser, origin, proxy))
+}
+
+#[test]
+fn a_browser_asks_nothing_while_the_page_is_hidden() {
+    let Some((browser, _origin, proxy)) = before_anybody_asks() else {
+        return;
+    };
     let admin = proxy.admin();
     let asked = Arc::new(AtomicUsize::new(0));
     for (shown_after_ms, is_asked) in [("1e9", false), ("3000", true)] {
@@ -167,11 +173,9 @@ fn a_browser_asks_nothing_while_the_page_is_hidden() {
 
 #[test]
 fn a_browser_says_how_long_ago_the_proxy_was_last_seen() {
-    let Some(browser) = Browser::find() else {
+    let Some((browser, _origin, proxy)) = before_anybody_asks() else {
         return;
     };
-    let origin = Origin::plays([]);
-    let proxy = Proxy::start(&origin, &[ADMIN]);
     let admin = proxy.admin();
     let relay = shows(move |asks| (asks == Asks::Anew).then(|| guarded(admin)));
     let dom = browser.dom(&relay.url(), 12_500);
@@ -185,11 +189,9 @@ fn a_browser_says_how_long_ago_the_proxy_was_last_seen() {
 
 #[test]
 fn a_browser_asks_nothing_while_it_waits_for_an_answer() {
-    let Some(browser) = Browser::find() else {
+    let Some((browser, _origin, proxy)) = before_anybody_asks() else {
         return;
     };
-    let origin = Origin::plays([]);
-    let proxy = Proxy::start(&origin, &[ADMIN]);
     let admin = proxy.admin();
     let asked = Arc::new(AtomicUsize::new(0));
     let (count, first) = (asked.clone(), Arc::new(AtomicUsize::new(0)));
@@ -212,11 +214,9 @@ fn a_browser_asks_nothing_while_it_waits_for_an_answer() {
 
 #[test]
 fn a_browser_without_scripts_loads_it_again() {
-    let Some(browser) = Browser::find() else {
+    let Some((browser, _origin, proxy)) = before_anybody_asks() else {
         return;
     };
-    let origin = Origin::plays([]);
-    let proxy = Proxy::start(&origin, &[ADMIN]);
     let admin = proxy.admin();
     let loads = Arc::new(AtomicUsize::new(0));
     let count = loads.clone();
