@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::admin::about::About;
-use crate::config::{Config, OutboundProtocol};
+use crate::config::{Config, Listen, OutboundProtocol};
 use crate::exchange::{Budget, Core, serve};
 use crate::net::buffer;
 use crate::net::catch::caught;
@@ -31,6 +31,7 @@ use crate::net::resolver::{self, Addresses, Refresh};
 use crate::net::splice;
 use crate::net::tcp::Tcp;
 use crate::net::tls::TlsSettings;
+use crate::net::unix::{self, Place};
 use crate::net::{Instant, select, sleep, spawn};
 use crate::relay;
 use crate::telemetry::clock::Moment;
@@ -67,9 +68,8 @@ pub fn run(config: &Config) -> io::Result<()> {
         .map_err(|error| named(&error, "cannot listen for signals"))?;
     raise_descriptor_limit();
     let tls = tls_settings(config)?;
-    let listeners = bind_all(config.listen, config.workers)
+    let (listeners, listen, mut place) = bind(config)
         .map_err(|error| named(&error, &format!("cannot listen on {}", config.listen)))?;
-    let listen = listeners[0].local_addr()?;
     let admin = bind_admin(config)?;
     let Workers {
         mailboxes,
@@ -78,12 +78,12 @@ pub fn run(config: &Config) -> io::Result<()> {
     } = start_all(config, listeners, tls.as_ref())
         .map_err(|error| named(&error, "cannot start the workers"))?;
     if let Some(listener) = admin {
-        let about = About::new(config, listen, names(&drivers));
+        let about = About::new(config, listen.clone(), names(&drivers));
         info!("admin listener on http://{}/", listener.local_addr()?);
         admin::start(listener, config, about, mailboxes.clone())
             .map_err(|error| named(&error, "cannot start the admin listener"))?;
     }
-    announce(config, listen, &drivers);
+    announce(config, &listen, &drivers);
 
     let (handle, workers) = (signals.handle(), config.workers);
     let joined = thread::Builder::new()
@@ -108,12 +108,28 @@ pub fn run(config: &Config) -> io::Result<()> {
             "draining, at most {} s",
             config.drain_timeout.as_secs_f64()
         );
+        drop(place.take()); // before a core looks for the last time who waits there
         for mailbox in &mailboxes {
             mailbox.send(Notice::Drain);
         }
     }
     let unseen = |_| Err(io::Error::other("the end of the workers was not seen"));
     joined.join().unwrap_or_else(unseen)
+}
+
+/// A listener for each worker, where that is, and what ends it where it is one for all.
+fn bind(config: &Config) -> io::Result<(Vec<StdTcpListener>, Listen, Option<Place>)> {
+    match &config.listen {
+        Listen::Tcp(addr) => {
+            let listeners = bind_all(*addr, config.workers)?;
+            let listen = Listen::Tcp(listeners[0].local_addr()?);
+            Ok((listeners, listen, None))
+        }
+        Listen::Unix(path) => {
+            let (listeners, place) = unix::bind_all(path, config.workers)?;
+            Ok((listeners, config.listen.clone(), Some(place)))
+        }
+    }
 }
 
 /// The running workers.
@@ -178,7 +194,9 @@ fn start_resolvers(
     let upstream = &config.upstream;
     let start = |whose, host: &str, port| resolver::start(whose, host, port, cores.to_vec());
     let Some(proxy) = &config.outbound else {
-        let refresh = start(Whose::Peer, &upstream.host, upstream.port)?;
+        // A socket is the one place to connect to: an address stands for it, and nothing is looked up.
+        let host = upstream.socket.as_ref().map_or(&*upstream.host, |_| "::");
+        let refresh = start(Whose::Peer, host, upstream.port)?;
         return Ok((refresh, None));
     };
     let targets = (proxy.protocol == OutboundProtocol::Socks5)
@@ -202,8 +220,7 @@ fn names(chosen: &[Chosen]) -> String {
     Vec::from_iter(names).join(" and ")
 }
 
-fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
-    let upstream = &config.upstream;
+fn announce(config: &Config, listen: &Listen, chosen: &[Chosen]) {
     // One ring may be refused where another was not: locked memory is counted for all together.
     let reasons: BTreeSet<_> = chosen.iter().flat_map(|chosen| &chosen.fallbacks).collect();
     for reason in reasons {
@@ -213,16 +230,14 @@ fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
         warn!("{warning}");
     }
     let driver = names(chosen);
-    let scheme = if upstream.tls { "https" } else { "http" };
     let through = (config.outbound.as_ref()).map_or(String::new(), |it| format!(" through {it}"));
     info!(
-        "listening on {listen}, {} on {driver}, upstream {scheme}://{}{}{through}",
+        "listening on {listen}, {} on {driver}, upstream {}{through}",
         match config.workers {
             1 => "1 worker".to_owned(),
             workers => format!("{workers} workers"),
         },
-        upstream.authority,
-        upstream.path
+        config.upstream.url()
     );
 }
 
@@ -394,7 +409,13 @@ impl Door {
                             driver::yield_on_epoll().await; // there may be more, without end
                         }
                     }
-                    Ok(None) => break,
+                    Ok(None) => {
+                        if number == 1 {
+                            // Another core was faster, or they all are about to be told to drain.
+                            driver::yield_on_epoll().await;
+                        }
+                        break;
+                    }
                     Err(error) => {
                         self.warn(&format!("cannot accept for now: {error}"));
                         sleep(ACCEPT_PAUSE).await;

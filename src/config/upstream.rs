@@ -17,6 +17,7 @@ pub(super) fn read(env: &mut Environment) -> Read<Upstream> {
     let idle_timeout = env.seconds("UPSTREAM_IDLE_TIMEOUT_SECONDS");
     let url = url?;
     Ok(Upstream {
+        socket: url.socket,
         tls: url.tls,
         host: url.host,
         port: url.port,

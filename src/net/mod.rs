@@ -17,6 +17,7 @@ pub mod splice;
 pub mod stream;
 pub mod tcp;
 pub mod tls;
+pub mod unix;
 
 pub use deadline::sleep;
 pub use monoio::task::JoinHandle;

@@ -60,4 +60,5 @@ mod tidy;
 mod tls;
 mod tls_records;
 mod tunnel;
+mod unix;
 mod upstream_dies;
