@@ -7,7 +7,7 @@ use rustls::{HandshakeKind, ServerConfig, SupportedProtocolVersion};
 
 use crate::support::net::eventually;
 use crate::support::{
-    Act, Authority, Client, OK, Origin, Peer, Proxy, Shown, act, get, pattern, post,
+    Act, Authority, Client, OK, Origin, Peer, Proxy, Response, Shown, act, get, pattern, post,
 };
 
 const PATIENT: (&str, &str) = ("UPSTREAM_MAX_ATTEMPTS", "3");
@@ -82,7 +82,7 @@ fn assert_final(
     settings: &[(&str, &str)],
     body: &[u8],
     words: &str,
-) {
+) -> Response {
     let mut acts = vec![play];
     let origin = Origin::serves_tls_in_turn_with(config, move |_| acts.pop());
     let proxy = Proxy::start(&origin, &[&[PATIENT], settings].concat());
@@ -91,6 +91,7 @@ fn assert_final(
     assert!(refusal.text().contains(words), "{}", refusal.text());
     let line = proxy.logs(&["attempt=1 phase=tls failure=tls_failed", "again=false"]);
     assert!(line.contains(words), "{line}");
+    refusal
 }
 
 fn fails() -> Act {
@@ -158,8 +159,32 @@ fn a_refusal_that_comes_when_the_request_has_been_sent_is_final_too() {
     for length in [4 << 10, 4 << 20] {
         let config = asking(&authority, &TLS13);
         let body = pattern().bytes(length);
-        assert_final(config, late(4 << 10), &[trusted], &body, WANTED);
+        let refusal = assert_final(config, late(4 << 10), &[trusted], &body, WANTED);
+        assert_eq!(refusal.attempts(), Some(1));
+        assert!(refusal.text().contains("; sent once"), "{}", refusal.text());
     }
+}
+
+#[test]
+fn what_one_session_was_asked_is_not_held_against_the_next() {
+    let authority = Authority::new();
+    let config = asking(&authority, &TLS13);
+    let handshake_failure = || {
+        act(|peer| {
+            peer.flight();
+            peer.send_sealed(&[21, 3, 3, 0, 2, 2, 40]);
+            peer.close();
+        })
+    };
+    let mut acts = vec![handshake_failure(), handshake_failure(), fails()];
+    let origin = Origin::serves_tls_in_turn_with(config, move |_| acts.pop());
+    let proxy = Proxy::start(&origin, &[ALONE, ("UPSTREAM_CA_FILE", authority.file())]);
+    let refusal = Client::connect(&proxy).exchange(get("/"));
+    assert!(refusal.text().contains(WANTED), "{}", refusal.text());
+    let refusal = Client::connect(&proxy).exchange(get("/"));
+    let words = "received fatal alert: HandshakeFailure";
+    assert!(refusal.text().contains(words), "{}", refusal.text());
+    proxy.logs(&["attempt=1 phase=tls", words, "again=true"]);
 }
 
 #[test]
