@@ -11,6 +11,9 @@ use super::settings::Asked;
 /// Names of a certificate that are listed: some have hundreds.
 const NAMES_MAX: usize = 8;
 
+/// The longest name there may be (RFC 1035, 2.3.4): others are the peer's to write.
+const NAME_CHARS_MAX: usize = 255;
+
 /// What the I/O error of a session holds.
 #[derive(Debug)]
 struct Fault {
@@ -92,11 +95,12 @@ fn theirs(problem: &CertificateError) -> String {
 
 /// What the names are in words: `DnsName("a.example")` is how they come.
 fn names(presented: &[String]) -> String {
-    let bare = |name: &String| {
+    let bare = |name: &String| -> String {
         let inner = name
             .split_once('(')
             .and_then(|(_, rest)| rest.strip_suffix(')'));
-        inner.unwrap_or(name).trim_matches('"').to_owned()
+        let bare = inner.unwrap_or(name).trim_matches('"').chars();
+        bare.take(NAME_CHARS_MAX).collect()
     };
     let listed: Vec<String> = presented.iter().take(NAMES_MAX).map(bare).collect();
     match (listed.join(", "), presented.len().saturating_sub(NAMES_MAX)) {
