@@ -1,5 +1,5 @@
 //! Servers that others have written, where they are installed, and folders for what they need.
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{self, Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use std::{env, fs};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::net::within;
-use super::{DEADLINE, Vacant};
+use super::{DEADLINE, Vacant, sockets};
 
 /// A folder of the test's own, as long as this lives.
 pub struct Folder(PathBuf);
@@ -55,14 +55,29 @@ pub struct Server {
     pub addr: SocketAddr,
 }
 
+/// The port that a server is told may be taken by the time it listens: then it ends, and begins again.
+const STARTS_MAX: usize = 5;
+
 impl Server {
     /// Starts `name` in a folder of its own: `prepared` writes there what it needs to listen on a port,
     /// and yields its arguments. `None` where it is not installed.
-    pub fn start(name: &str, prepared: impl FnOnce(u16, &Folder) -> Vec<String>) -> Option<Self> {
+    pub fn start(name: &str, prepared: impl Fn(u16, &Folder) -> Vec<String>) -> Option<Self> {
         let Some(path) = installed(name) else {
             eprintln!("SKIPPED: {name} is not installed, nobody connects to it");
             return None;
         };
+        let mut log = String::new();
+        for _ in 0..STARTS_MAX {
+            let mut server = Self::spawn(&path, &prepared);
+            if server.comes_up() {
+                return Some(server);
+            }
+            log = server.log();
+        }
+        panic!("{name} does not listen: {log}");
+    }
+
+    fn spawn(path: &str, prepared: impl Fn(u16, &Folder) -> Vec<String>) -> Self {
         let folder = Folder::new();
         let addr = Vacant::new().addr;
         let arguments = prepared(addr.port(), &folder);
@@ -72,14 +87,35 @@ impl Server {
         command
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap());
-        let server = Self {
+        Self {
             child: command.stderr(log).spawn().unwrap(),
             folder,
             addr,
+        }
+    }
+
+    /// Waits until it listens: `false` where it ends instead.
+    fn comes_up(&mut self) -> bool {
+        let mut listens = false;
+        within(DEADLINE, || {
+            listens = self.listens();
+            listens || self.child.try_wait().unwrap().is_some()
+        });
+        listens
+    }
+
+    /// Whether it does, and not another that got its port.
+    fn listens(&self) -> bool {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        let Ok(descriptors) = descriptors else {
+            return false; // it has ended
         };
-        let listens = within(DEADLINE, || TcpStream::connect(addr).is_ok());
-        assert!(listens, "{name} does not listen: {}", server.log());
-        Some(server)
+        let held = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let held: Vec<_> = held.collect();
+        sockets::all().iter().any(|socket| {
+            let name = format!("socket:[{}]", socket.inode);
+            socket.local == self.addr && socket.remote.port() == 0 && held.contains(&name.into())
+        })
     }
 
     /// What it has written.
