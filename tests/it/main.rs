@@ -45,6 +45,7 @@ mod race;
 mod refusals;
 mod retry;
 mod secrets;
+mod service;
 mod settings;
 mod smuggling;
 mod soak;
