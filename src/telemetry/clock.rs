@@ -1,4 +1,5 @@
-//! The clock by which exchanges are timed.
+//! The clock by which exchanges are timed, and deadlines set.
+use std::ops::Add;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -9,9 +10,21 @@ use nix::time::{ClockId, clock_gettime};
 pub struct Moment(u64);
 
 impl Moment {
+    /// As often the kernel sets its coarse clock, at the least (CONFIG_HZ=100).
+    pub const TICK: Duration = Duration::from_millis(10);
+
     /// The present one.
     pub fn now() -> Self {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has this clock");
+        Self::of(ClockId::CLOCK_MONOTONIC)
+    }
+
+    /// The present one or later, by [`Self::TICK`] at most, for a fifth of the cost.
+    pub fn soon() -> Self {
+        Self::of(ClockId::CLOCK_MONOTONIC_COARSE) + Self::TICK
+    }
+
+    fn of(clock: ClockId) -> Self {
+        let now = clock_gettime(clock).expect("every Linux has this clock");
         // Since the machine's start: neither is negative, and 64 bits last for 500 years.
         Self(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
     }
@@ -27,11 +40,12 @@ impl Moment {
     }
 }
 
-#[cfg(test)]
-impl std::ops::Add<Duration> for Moment {
+impl Add<Duration> for Moment {
     type Output = Self;
 
+    /// Five hundred years stand for ever.
     fn add(self, later: Duration) -> Self {
-        Self(self.0 + later.as_nanos() as u64)
+        let nanos = u64::try_from(later.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(nanos))
     }
 }
