@@ -24,6 +24,7 @@ mod descriptors;
 mod fairness;
 mod fault_matrix;
 mod faults;
+mod first_minutes;
 mod framing_request;
 mod framing_response;
 mod greedy;
