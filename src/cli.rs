@@ -81,7 +81,10 @@ fn command() -> Command {
 /// The table of variables as `--help` shows it: name and default, and the meaning below them.
 fn settings_text() -> String {
     let mut text = String::from(
-        "Settings are environment variables; unset and empty mean the default. Durations\n\
+        "Example:\n\
+         \x20 UPSTREAM_BASE_URL=https://api.openai.com codex-reset-proxy\n\
+         \x20 curl http://127.0.0.1:8788/v1/models -H \"Authorization: Bearer $KEY\"\n\n\
+         Settings are environment variables; unset and empty mean the default. Durations\n\
          are seconds, decimals allowed.\n",
     );
     for setting in SETTINGS {
@@ -101,8 +104,11 @@ fn settings_text() -> String {
         }
     }
     text.push_str(
-        "\n\nExit codes: 0 after SIGTERM or SIGINT, 1 when the start failed (a port in use),\n\
-         2 when settings or arguments are wrong.",
+        "\n\nMONOIO_FORCE_LEGACY_DRIVER=1 chooses epoll, whatever the kernel allows.\n\n\
+         Signals: SIGTERM and SIGINT end accepting; responses may go on for\n\
+         DRAIN_TIMEOUT_SECONDS. The next one ends the process at once.\n\n\
+         Exit codes: 0 after SIGTERM or SIGINT, 1 when the start failed (a port in use)\n\
+         or a second signal ended it, 2 when settings or arguments are wrong.",
     );
     text
 }

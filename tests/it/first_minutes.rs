@@ -130,3 +130,16 @@ fn an_upstream_whose_network_may_read_along_is_warned_of() {
         );
     }
 }
+
+#[test]
+fn help_says_how_to_begin_how_to_end_and_with_what_code() {
+    let ended = run(&["--help"], &[]);
+    for part in [
+        "\n  UPSTREAM_BASE_URL=https://",
+        "\n  curl http://127.0.0.1:8788/",
+        "SIGTERM",
+        "Exit codes: 0 ",
+    ] {
+        assert!(ended.text.contains(part), "no {part:?} in {}", ended.text);
+    }
+}

@@ -44,6 +44,7 @@ mod page_in_a_browser;
 mod pool;
 mod race;
 mod refusals;
+mod release;
 mod retry;
 mod secrets;
 mod service;
