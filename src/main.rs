@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     match cli::parse() {
         Ok(Asked::Run) => run(),
         Ok(Asked::Check) => check(),
+        Ok(Asked::Version) => print(&cli::version_text()),
         Ok(Asked::Healthcheck) => healthcheck(),
         Err(exit) => exit,
     }
@@ -67,7 +68,11 @@ fn check() -> ExitCode {
     for warning in config.warnings().into_iter().chain(of_tls) {
         complain(&format!("warning: {warning}"));
     }
-    match io::stdout().write_all(cli::effective_text(&config).as_bytes()) {
+    print(&cli::effective_text(&config))
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::from(EXIT_FAILED),
     }

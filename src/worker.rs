@@ -29,6 +29,7 @@ use crate::net::mailbox::{Mailbox, Notice, Receiver, Sender, Whose, mailbox};
 use crate::net::quota::{Quota, Taken};
 use crate::net::resolver::{self, Addresses, Refresh};
 use crate::net::splice;
+use crate::net::supervisor;
 use crate::net::tcp::Tcp;
 use crate::net::tls::TlsSettings;
 use crate::net::{Instant, select, sleep, spawn};
@@ -83,6 +84,7 @@ pub fn run(config: &Config, tls: Option<&TlsSettings>) -> io::Result<()> {
             .map_err(|error| named(&error, "cannot start the admin listener"))?;
     }
     announce(config, tls, listen, &drivers);
+    supervisor::tell("READY=1");
 
     let (handle, workers) = (signals.handle(), config.workers);
     let joined = thread::Builder::new()
@@ -107,6 +109,7 @@ pub fn run(config: &Config, tls: Option<&TlsSettings>) -> io::Result<()> {
             "draining, at most {} s",
             config.drain_timeout.as_secs_f64()
         );
+        supervisor::tell("STOPPING=1");
         for mailbox in &mailboxes {
             mailbox.send(Notice::Drain);
         }

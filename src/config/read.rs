@@ -60,6 +60,7 @@ impl Config {
                 admin.port()
             ));
         }
+        warnings.extend(self.upstream.overheard());
         if self.client.body_bytes_max > self.buffered_bytes_max {
             warnings.push(format!(
                 "MAX_REQUEST_BODY_BYTES is {}, but a body of more than MAX_BUFFERED_BYTES, which is {}, \
