@@ -236,8 +236,8 @@ impl Upstream {
         };
         let tcp = course.connected(tcp);
         let to = match self.outbound {
-            Some(_) => "outbound proxy",
-            None => "upstream",
+            Some(_) => "outbound proxy (OUTBOUND_PROXY)",
+            None => "upstream (UPSTREAM_BASE_URL)",
         };
         let tcp = tcp.map_err(|error| Failure::Connect(to, error))?;
         if let Some(outbound) = &self.outbound {

@@ -285,7 +285,7 @@ fn an_upstream_that_cannot_be_reached_is_said_why_and_tried_again() {
         let url = format!("unix:{}", text(path));
         let proxy = Proxy::start_at(&url, &[]);
         let told = refused(&proxy, 502, "upstream_request_error");
-        let place = format!("could not connect to the upstream: {url}: {why}");
+        let place = format!("could not connect to the upstream (UPSTREAM_BASE_URL): {url}: {why}");
         assert!(told.contains(&place), "{told}");
         assert!(told.contains("nothing was sent"), "{told}");
         assert!(told.contains("2=not_sent,connect_failed,"), "{told}");
