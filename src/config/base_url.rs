@@ -52,7 +52,10 @@ fn parse_url(text: &str) -> Result<BaseUrl, &'static str> {
     if text.starts_with(['"', '\'']) {
         return Err("begins with a quotation mark; write it without");
     }
-    if !text.contains("://") && parse_base_url(&format!("https://{text}")).is_ok() {
+    let lacks_colon = |url: &BaseUrl| matches!(&*url.host, "http" | "https");
+    if !text.contains("://")
+        && parse_url(&format!("https://{text}")).is_ok_and(|url| !lacks_colon(&url))
+    {
         return Err("lacks its scheme; put https:// before it, or http:// for an API without TLS");
     }
     // `Uri` drops a fragment without a word.
