@@ -9,6 +9,7 @@
 )]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
+mod activation;
 mod addresses;
 mod admin;
 mod attempts_detail;
@@ -43,6 +44,7 @@ mod page_in_a_browser;
 mod pool;
 mod race;
 mod refusals;
+mod restart;
 mod retry;
 mod secrets;
 mod settings;
