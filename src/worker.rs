@@ -32,10 +32,12 @@ use crate::net::mailbox::{self, Mailbox, Notice, Receiver, Sender, mailbox};
 use crate::net::quota::{Quota, Taken};
 use crate::net::resolver::{self, Addresses, Refresh};
 use crate::net::splice;
+use crate::net::supervisor;
 use crate::net::tcp::Tcp;
 use crate::net::tls::TlsSettings;
 use crate::net::{Instant, select, sleep, spawn};
 use crate::relay;
+use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::count;
 use crate::telemetry::record::Ids;
 use crate::telemetry::report::{Gauges, Report};
@@ -63,19 +65,18 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// process at once.
 ///
 /// # Errors
-/// What stops the start: the port is in use, the CA file is unusable, no thread or ring to be had.
-pub fn run(config: &Config) -> io::Result<()> {
+/// What stops the start: a port is in use, no thread or ring to be had.
+pub fn run(config: &Config, tls: Option<&TlsSettings>) -> io::Result<()> {
     let signals = Signals::new([SIGTERM, SIGINT])
         .map_err(|error| named(&error, "cannot listen for signals"))?;
     raise_descriptor_limit();
-    let tls = tls_settings(config)?;
     let Listening {
         listeners,
         admin,
         shutters,
     } = Listening::begin(config)?;
     let (listen, whose) = (listeners.all[0].local_addr()?, listeners.whose);
-    let workers = start_all(config, listeners.all, tls.as_ref())
+    let workers = start_all(config, listeners.all, tls)
         .map_err(|error| named(&error, "cannot start the workers"))?;
     if let Some(listener) = admin {
         let about = About::new(config, listen, names(&workers.drivers));
@@ -83,7 +84,8 @@ pub fn run(config: &Config) -> io::Result<()> {
         admin::start(listener, config, about, workers.mailboxes.clone())
             .map_err(|error| named(&error, "cannot start the admin listener"))?;
     }
-    announce(config, listen, whose, &workers.drivers);
+    announce(config, tls, listen, whose, &workers.drivers);
+    supervisor::tell("READY=1");
     until_drained(signals, workers, shutters, config.drain_timeout)
 }
 
@@ -123,6 +125,7 @@ fn until_drained(
             process::exit(1);
         };
         info!(signal, "draining, at most {} s", limit.as_secs_f64());
+        supervisor::tell("STOPPING=1");
         let _ = word.send(()); // it is heard
     }
     drop(word);
@@ -223,14 +226,21 @@ fn in_thread<T: Send + 'static>(
     (thread.spawn(work)).map_err(|error| named(&error, "cannot start a thread"))
 }
 
-fn announce(config: &Config, listen: SocketAddr, whose: Whose, chosen: &[Chosen]) {
+fn announce(
+    config: &Config,
+    tls: Option<&TlsSettings>,
+    listen: SocketAddr,
+    whose: Whose,
+    chosen: &[Chosen],
+) {
     let upstream = &config.upstream;
     // One ring may be refused where another was not: locked memory is counted for all together.
     let reasons: BTreeSet<_> = chosen.iter().flat_map(|chosen| &chosen.fallbacks).collect();
     for reason in reasons {
         warn!("falling back to another driver: {reason}");
     }
-    for warning in config.warnings() {
+    let of_tls = tls.and_then(|tls| tls.warning.clone());
+    for warning in config.warnings().into_iter().chain(of_tls) {
         warn!("{warning}");
     }
     let driver = names(chosen);
@@ -250,18 +260,6 @@ fn announce(config: &Config, listen: SocketAddr, whose: Whose, chosen: &[Chosen]
         upstream.authority,
         upstream.path
     );
-}
-
-/// What an `https://` upstream needs.
-///
-/// # Errors
-/// The CA file is unusable.
-pub fn tls_settings(config: &Config) -> io::Result<Option<TlsSettings>> {
-    let upstream = &config.upstream;
-    let settings = upstream
-        .tls
-        .then(|| TlsSettings::new(&upstream.host, upstream.ca_file.as_deref()));
-    settings.transpose().map_err(io::Error::other)
 }
 
 /// This core's part of a limit of the whole process; 0 = no limit.
@@ -327,7 +325,7 @@ impl Seat {
             ids: Ids::default(),
             bodies: Rc::new(self.bodies),
             budget: (config.attempts.budget_percent)
-                .map(|percent| Budget::new(percent, Instant::now().into_std())),
+                .map(|percent| Budget::new(percent, Moment::now())),
             config,
         });
         spawn(caught(tidy(core.clone())));
@@ -443,8 +441,7 @@ impl Door {
             idle_connections: core.upstream.idle() as u64,
             buffered_bytes: core.bodies.held(),
             drains: relay::drains(),
-            replays_left: (core.budget.as_ref())
-                .map(|budget| budget.left(Instant::now().into_std())),
+            replays_left: (core.budget.as_ref()).map(|budget| budget.left(Moment::now())),
             draining: core.drain.has_started(),
         }
     }

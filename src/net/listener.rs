@@ -73,10 +73,24 @@ fn open(addr: SocketAddr, join: bool) -> io::Result<StdTcpListener> {
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, join)?;
     set_options(&socket, None)?;
-    bind(&socket, &addr)?;
+    bind(&socket, &addr).map_err(refused)?;
     listen(&socket, BACKLOG)?;
     sockopt::set_socket_reuseport(&socket, true)?;
     Ok(socket.into())
+}
+
+/// Why an address cannot be had, for who has chosen it.
+fn refused(error: Errno) -> io::Error {
+    let why = match error {
+        Errno::ADDRNOTAVAIL => "no interface of this machine has this address",
+        Errno::ACCESS => {
+            "ports below net.ipv4.ip_unprivileged_port_start, mostly 1024, take CAP_NET_BIND_SERVICE: \
+             choose another"
+        }
+        error => return error.into(),
+    };
+    let error = io::Error::from(error);
+    io::Error::new(error.kind(), format!("{error}: {why}"))
 }
 
 /// A listener on its core.

@@ -17,6 +17,7 @@ pub mod shutter;
 pub mod socket;
 pub mod splice;
 pub mod stream;
+pub mod supervisor;
 pub mod tcp;
 pub mod tls;
 

@@ -105,7 +105,7 @@ impl Shutter {
 fn handshakes(port: u16) -> io::Result<HashSet<String>> {
     let port = format!(":{port:04X}");
     let mut clients = HashSet::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
         let table = match File::open(table) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && table.ends_with('6') => {
                 continue;

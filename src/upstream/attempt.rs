@@ -445,11 +445,7 @@ mod tests {
     }
 
     fn record() -> Record {
-        let named = Named {
-            method: "GET".into(),
-            path: "/".to_owned(),
-        };
-        Record::new(&Ids::default(), Rc::new(named))
+        Record::new(&Ids::default(), Named::new("GET".into(), "/".to_owned()))
     }
 
     #[test]

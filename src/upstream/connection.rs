@@ -13,6 +13,7 @@ use crate::net::resolver::Addresses;
 use crate::net::stream::Stream;
 use crate::net::tcp::Tcp;
 use crate::net::tls::{Tls, TlsSettings};
+use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::count;
 use crate::telemetry::trace::Trace;
 use crate::telemetry::words::Phase;
@@ -116,7 +117,7 @@ impl Upstream {
         trace: &Trace,
     ) -> Result<Connection, Failure> {
         let permit = self.permit(trace).await?;
-        if !fresh && let Some(idle) = self.pool.take() {
+        if !fresh && let Some(idle) = self.pool.take(trace.since()) {
             count(|core| &core.pool_hits);
             return Ok(Connection {
                 stream: idle.stream,
@@ -145,10 +146,10 @@ impl Upstream {
     }
 
     /// Keeps a connection for the next exchange, where its other end is an address of the upstream
-    /// still. To be called after a complete one only.
-    pub fn give_back(&self, conn: Connection) {
+    /// still. To be called after a complete one only, at the moment that it ended.
+    pub fn give_back(&self, conn: Connection, now: Moment) {
         match self.includes(conn.addr) {
-            true => self.pool.put(conn.stream, conn.addr),
+            true => self.pool.put(conn.stream, conn.addr, now),
             false => conn.close(),
         }
     }
@@ -230,8 +231,8 @@ impl Upstream {
         let user_timeout = stall.max(USER_TIMEOUT_MIN);
         let tcp = course.connected(Tcp::connect(way.addr, user_timeout).await);
         let to = match self.outbound {
-            Some(_) => "outbound proxy",
-            None => "upstream",
+            Some(_) => "outbound proxy (OUTBOUND_PROXY)",
+            None => "upstream (UPSTREAM_BASE_URL)",
         };
         let tcp = tcp.map_err(|error| Failure::Connect(to, error))?;
         if let Some(outbound) = &self.outbound {
