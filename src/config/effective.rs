@@ -22,6 +22,7 @@ impl Config {
         let Config {
             listen,
             admin,
+            reuse_port,
             workers,
             upstream,
             outbound,
@@ -46,6 +47,10 @@ impl Config {
             (
                 "PROXY_ACCESS_TOKEN",
                 masked(access_token.is_some()).to_owned(),
+            ),
+            (
+                "REUSE_PORT",
+                if *reuse_port { "on" } else { "off" }.to_owned(),
             ),
         ]);
         lines.extend(listen.effective());

@@ -70,6 +70,12 @@ pub const SETTINGS: &[Setting] = &[
         "Path of a Unix socket to listen on instead of a port. The umask says who may connect.",
     ),
     setting(
+        "REUSE_PORT",
+        "off",
+        "on: listen also where another codex-reset-proxy of the same user listens, to take its place \
+         without losing a request. off: a port in use stops the start.",
+    ),
+    setting(
         "RESPONSE_HEADER_TIMEOUT_SECONDS",
         "30",
         "From the last request byte sent to the end of the response head. Without a byte of \

@@ -53,7 +53,7 @@ fn a_supervisor_that_does_not_listen_stops_nothing() {
 }
 
 #[test]
-fn systemd_takes_the_unit_in_the_readme_and_calls_it_safe() {
+fn systemd_takes_the_units_in_the_readme_and_calls_the_service_safe() {
     let unit = unit();
     assert!(unit.contains(&format!("\nExecStart={PROGRAM}\n")), "{unit}");
     let folder = scratch("unit");
@@ -70,6 +70,13 @@ fn systemd_takes_the_unit_in_the_readme_and_calls_it_safe() {
         return;
     };
     // Of what it does not know it says so and goes on.
+    assert!(
+        taken.status.success() && taken.stderr.is_empty(),
+        "{taken:?}"
+    );
+    let socket = file.with_extension("socket");
+    fs::write(&socket, block("[Socket]")).unwrap();
+    let taken = analyze(&["verify", "--man=no"], &socket).unwrap();
     assert!(
         taken.status.success() && taken.stderr.is_empty(),
         "{taken:?}"
@@ -97,13 +104,20 @@ fn the_unit_in_the_readme_waits_for_the_drain_and_gives_up_on_wrong_settings() {
     assert_eq!(value("RestartPreventExitStatus"), code.to_string());
 }
 
-/// The only block of the README in systemd's language.
+/// The unit of the program.
 fn unit() -> String {
+    block("[Service]")
+}
+
+/// The only block of the README in systemd's language that has this section.
+fn block(section: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = fs::read_to_string(path).unwrap();
-    let blocks: Vec<_> = text.split("```ini\n").skip(1).collect();
-    assert_eq!(blocks.len(), 1);
-    blocks[0].split("```").next().unwrap().to_owned()
+    let blocks = text.split("```ini\n").skip(1);
+    let mut blocks = blocks.map(|block| block.split("```").next().unwrap());
+    let found = blocks.find(|block| block.contains(section)).unwrap();
+    assert!(blocks.all(|block| !block.contains(section)));
+    found.to_owned()
 }
 
 /// `None` where there is no systemd.

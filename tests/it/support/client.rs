@@ -41,7 +41,8 @@ impl Client {
         Self::over(OwnedFd::from(socket).into()) // a socket is a socket
     }
 
-    fn over(tcp: TcpStream) -> Self {
+    /// Over a connection that exists already.
+    pub fn over(tcp: TcpStream) -> Self {
         Self {
             wire: Some(Wire::new(Stream::Plain(tcp))),
         }
