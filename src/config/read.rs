@@ -260,6 +260,7 @@ mod tests {
             ("LISTEN_HOST", "example.com"),
             ("LISTEN_PORT", "65536"),
             ("LISTEN_UNIX", "name.sock"),
+            ("REUSE_PORT", "maybe"),
             ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0"),
             ("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS", "-1"),
             ("UPGRADE_HEADER_TIMEOUT_SECONDS", "0"),
