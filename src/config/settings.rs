@@ -50,13 +50,14 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "PROXY_PORT",
         "8788",
-        "Port on the host that Docker Compose publishes, on 127.0.0.1. Without Compose the \
-         listening port as well, unless LISTEN_PORT is set.",
+        "Port on the host that Docker Compose publishes. Without Compose the listening port \
+         as well, unless LISTEN_PORT is set.",
     ),
     setting(
         "LISTEN_HOST",
         "127.0.0.1",
-        "IP address to listen on. The container sets 0.0.0.0.",
+        "IP address to listen on. Docker Compose publishes the port there; inside the container it \
+         is 0.0.0.0.",
     ),
     setting(
         "LISTEN_PORT",

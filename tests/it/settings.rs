@@ -288,6 +288,9 @@ const FIXED_BY_THE_IMAGE: [&str; 2] = ["LISTEN_HOST", "LISTEN_PORT"];
 /// In Compose it is the published port and nothing that the container sees.
 const PUBLISHED_PORT: &str = "PROXY_PORT";
 
+/// In Compose it is where that port is published.
+const PUBLISHED_HOST: &str = "LISTEN_HOST";
+
 /// Settings of the runtime that Compose passes on as well.
 const OF_THE_RUNTIME: &str = "MONOIO_FORCE_LEGACY_DRIVER";
 
@@ -422,9 +425,15 @@ fn compose_passes_on_the_same_settings_and_leaves_defaults_to_the_program() {
             assert_eq!(value, "", "{name}");
         }
     }
-    let published = format!("127.0.0.1:${{{PUBLISHED_PORT}:-{}}}:", help[PUBLISHED_PORT]);
-    assert!(
-        read_file("docker-compose.yml").contains(&published),
-        "{published}"
-    );
+    let text = read_file("docker-compose.yml");
+    for (key, name) in [("host_ip", PUBLISHED_HOST), ("published", PUBLISHED_PORT)] {
+        let line = format!("{key}: \"${{{name}:-{}}}\"", help[name]);
+        assert!(text.contains(&line), "{line}");
+    }
+}
+
+#[test]
+fn the_image_is_labelled_with_the_version_of_the_program() {
+    let label = concat!("image.version=\"", env!("CARGO_PKG_VERSION"), "\"");
+    assert!(read_file("Dockerfile").contains(label), "{label}");
 }
