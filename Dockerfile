@@ -26,17 +26,19 @@ RUN mkdir .cargo \
 # when a manifest changes. A target that is named keeps the flags of STATIC from procedural macros.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
-    && printf '//! Stands in for the program.\nfn main() {}\n' > src/main.rs \
+    && printf '//! Stands in for the program.\nfn main() {}\n' | tee src/build.rs > src/main.rs \
     && echo '//! Stands in for the library.' > src/lib.rs \
     && env -u CARGO_REGISTRY_INDEX cargo build --release --locked --target host-tuple --bin codex-reset-proxy
 
 # Copied files keep their times, which may lie before the empty program's build: touch makes them new.
 COPY src ./src
-RUN touch src/lib.rs src/main.rs \
-    && env -u CARGO_REGISTRY_INDEX cargo build --release --locked --target host-tuple --bin codex-reset-proxy
+# What a release is built from, for --version.
+ARG REVISION=unknown
+RUN touch src/build.rs src/lib.rs src/main.rs \
+    && env -u CARGO_REGISTRY_INDEX CODEX_RESET_PROXY_COMMIT="$REVISION" cargo build --release --locked --target host-tuple --bin codex-reset-proxy
 
 FROM ${RUNTIME_IMAGE:-debian:bookworm-slim}
-# What a release was built from; the version is that of Cargo.toml.
+# The version is that of Cargo.toml.
 ARG REVISION=unknown
 LABEL org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="$REVISION" \
