@@ -138,6 +138,17 @@ pub const SETTINGS: &[Setting] = &[
          the same way.",
     ),
     setting(
+        "UPSTREAM_CLIENT_CERT_FILE",
+        UNSET,
+        "PEM file with the certificate for an upstream that asks for one, and with those between it \
+         and its root.",
+    ),
+    setting(
+        "UPSTREAM_CLIENT_KEY_FILE",
+        UNSET,
+        "PEM file with its key, not encrypted; may be the same file.",
+    ),
+    setting(
         "UPSTREAM_MAX_CONNECTIONS",
         "0",
         "Connections to upstream, of all workers together; 0 = no limit. Fewer than WORKERS lowers \
