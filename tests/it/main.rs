@@ -9,6 +9,7 @@
 )]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
+mod activation;
 mod addresses;
 mod admin;
 mod attempts_detail;
@@ -45,6 +46,7 @@ mod pool;
 mod race;
 mod refusals;
 mod release;
+mod restart;
 mod retry;
 mod secrets;
 mod service;

@@ -53,7 +53,7 @@ fn a_supervisor_that_does_not_listen_stops_nothing() {
 }
 
 #[test]
-fn systemd_takes_the_unit_in_the_readme_and_calls_it_safe() {
+fn systemd_takes_the_units_in_the_readme_and_calls_the_service_safe() {
     let unit = unit();
     assert!(unit.contains(&format!("\nExecStart={PROGRAM}\n")), "{unit}");
     let folder = scratch("unit");
@@ -70,6 +70,13 @@ fn systemd_takes_the_unit_in_the_readme_and_calls_it_safe() {
         return;
     };
     // Of what it does not know it says so and goes on.
+    assert!(
+        taken.status.success() && taken.stderr.is_empty(),
+        "{taken:?}"
+    );
+    let socket = file.with_extension("socket");
+    fs::write(&socket, block("```ini\n# /etc/systemd/system/codex-reset-proxy.socket\n")).unwrap();
+    let taken = analyze(&["verify", "--man=no"], &socket).unwrap();
     assert!(
         taken.status.success() && taken.stderr.is_empty(),
         "{taken:?}"
@@ -121,9 +128,9 @@ fn drain_seconds() -> u32 {
     drain.unwrap().default.parse().unwrap()
 }
 
-/// The only block in systemd's language.
+/// The unit of the program.
 fn unit() -> String {
-    block("```ini\n")
+    block("```ini\n# /etc/systemd/system/codex-reset-proxy.service\n")
 }
 
 /// The only block of the README that begins so.

@@ -25,7 +25,7 @@ pub use net::{Vacant, full_backlog};
 pub use origin::{Act, Origin, act, answers, closes, hangs, resets};
 pub use peer::Peer;
 pub use program::{Folder, Server, installed};
-pub use proxy::{Proxy, run, run_by};
+pub use proxy::{ACTIVATED, Proxy, run, run_by};
 pub use secrets::{CANARY, assert_no_secret, shown_canary};
 pub use tls::{Authority, Issued, Shown};
 pub use wire::{Framing, Gone, Head, Request, Response, Stream, Wire, fields_without};
