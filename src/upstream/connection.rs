@@ -2,7 +2,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use local_sync::semaphore::{OwnedSemaphorePermit, Semaphore};
 
@@ -95,7 +95,7 @@ impl Upstream {
             (Whose::Target, Some(targets)) => targets.update(resolved),
             _ => self.addresses.update(resolved),
         }
-        self.pool.retain(|addr| self.includes(addr));
+        self.pool.retain(|idle| self.includes(idle.addr));
     }
 
     /// Closes idle connections that are of no more use. To be called now and then.
@@ -157,8 +157,14 @@ impl Upstream {
     pub fn avoid(&self, addr: SocketAddr, idle_too: bool) {
         self.order.put_back(addr);
         if idle_too {
-            self.pool.retain(|known| known != addr);
+            self.pool.retain(|idle| idle.addr != addr);
         }
+    }
+
+    /// Closes the connections that were used last before `then`, whatever their address: what has lost one
+    /// without a word has lost them all.
+    pub fn forget_older(&self, then: Instant) {
+        self.pool.retain(|idle| idle.since >= then);
     }
 
     /// Whether an address that connections have is still one.

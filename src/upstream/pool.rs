@@ -3,9 +3,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::net::Instant;
 use crate::net::stream::Stream;
 use crate::telemetry::counters::count;
 
@@ -16,7 +15,7 @@ const IDLE_MAX: usize = 1024;
 pub(super) struct Idle {
     pub(super) stream: Rc<Stream>,
     pub(super) addr: SocketAddr,
-    since: Instant,
+    pub(super) since: Instant,
 }
 
 /// The idle connections.
@@ -69,9 +68,9 @@ impl Pool {
         self.idle.borrow_mut().pop_front();
     }
 
-    /// Closes all connections save those to addresses that are `wanted`.
-    pub(super) fn retain(&self, wanted: impl Fn(SocketAddr) -> bool) {
-        self.idle.borrow_mut().retain(|idle| wanted(idle.addr));
+    /// Closes all connections save those that are `wanted`.
+    pub(super) fn retain(&self, wanted: impl FnMut(&Idle) -> bool) {
+        self.idle.borrow_mut().retain(wanted);
     }
 
     /// Closes what has been idle too long or was closed by the upstream.

@@ -31,6 +31,7 @@ mod healthy;
 mod hostile;
 mod log_lines;
 mod logs;
+mod lost;
 mod metrics;
 mod model;
 mod operation;
