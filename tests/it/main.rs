@@ -43,6 +43,7 @@ mod page;
 mod page_in_a_browser;
 mod pool;
 mod race;
+mod reach;
 mod refusals;
 mod retry;
 mod secrets;
