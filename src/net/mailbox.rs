@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
@@ -24,8 +24,8 @@ const WAKE_TRIES_MAX: usize = 100;
 pub enum Notice {
     /// Accept no more, finish what there is.
     Drain,
-    /// A name has been looked up.
-    Resolved(Whose, Resolved),
+    /// A name has been looked up, and when that began.
+    Resolved(Whose, Resolved, Instant),
     /// Say there how things are.
     Report(Sender<Report>),
 }

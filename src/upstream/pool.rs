@@ -15,6 +15,7 @@ const IDLE_MAX: usize = 1024;
 pub(super) struct Idle {
     pub(super) stream: Rc<Stream>,
     pub(super) addr: SocketAddr,
+    /// By a clock that stands still while the machine sleeps: what is lost then shows at its first use.
     pub(super) since: Instant,
 }
 
