@@ -270,10 +270,7 @@ impl Replayable {
                     written = Some(result);
                 }
                 () = &mut expiry => break try_read(stream, &mut received),
-                () = &mut lost, if reused => break match try_read(stream, &mut received) {
-                    Ok(None) => Err(io::ErrorKind::TimedOut.into()), // as TCP itself would say
-                    read => read,
-                },
+                () = &mut lost, if reused => break given_up(try_read(stream, &mut received)),
             }
         };
         if begun.get() && written.is_none() && !matches!(read, Ok(Some(1..))) {
@@ -328,6 +325,14 @@ struct Sent {
 fn try_read(stream: &Stream, received: &mut Buffer) -> io::Result<Option<usize>> {
     *received = Buffer::small();
     stream.try_read(received)
+}
+
+/// The last read of a connection that was lost: fails as if TCP itself had given it up.
+fn given_up(read: io::Result<Option<usize>>) -> io::Result<Option<usize>> {
+    match read {
+        Ok(None) => Err(io::ErrorKind::TimedOut.into()),
+        read => read,
+    }
 }
 
 /// Starts to send a request. Of several blocks what the socket takes goes at once, while it is in the
