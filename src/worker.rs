@@ -33,6 +33,7 @@ use crate::net::tcp::Tcp;
 use crate::net::tls::TlsSettings;
 use crate::net::{Instant, select, sleep, spawn};
 use crate::relay;
+use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::count;
 use crate::telemetry::record::Ids;
 use crate::telemetry::report::{Gauges, Report};
@@ -302,7 +303,7 @@ impl Seat {
             ids: Ids::default(),
             bodies: Rc::new(self.bodies),
             budget: (config.attempts.budget_percent)
-                .map(|percent| Budget::new(percent, Instant::now().into_std())),
+                .map(|percent| Budget::new(percent, Moment::now())),
             config,
         });
         spawn(caught(tidy(core.clone())));
@@ -419,8 +420,7 @@ impl Door {
             idle_connections: core.upstream.idle() as u64,
             buffered_bytes: core.bodies.held(),
             drains: relay::drains(),
-            replays_left: (core.budget.as_ref())
-                .map(|budget| budget.left(Instant::now().into_std())),
+            replays_left: (core.budget.as_ref()).map(|budget| budget.left(Moment::now())),
             draining: core.drain.has_started(),
         }
     }

@@ -245,6 +245,7 @@ pub(super) fn connections(whole: &Whole) -> Markup {
                 count("pool-stale", "Stale", &counters.pool_stale),
                 count("connects", "Connects", &counters.connects),
                 count("connects-failed", "Connects that failed", &counters.connects_failed),
+                count("connects-abandoned", "Connects abandoned", &counters.connects_abandoned),
                 count("handshakes-full", "TLS handshakes, full", &counters.handshakes_full),
                 count("handshakes-resumed", "TLS handshakes, resumed", &counters.handshakes_resumed),
                 count("handshakes-failed", "TLS handshakes that failed", &counters.handshakes_failed),

@@ -126,8 +126,7 @@ pub async fn next(
             () = drain.started() => return Next::Nothing,
         }
     }
-    let deadline = Deadline::after(limits.header_timeout);
-    match read_head(client, input, deadline).await {
+    match read_head(client, input).await {
         Ok(length) => {
             let next = head::with_request(&input[..length], |head| match check(head, config) {
                 Ok(request) => Next::Request(Box::new(request)),
@@ -142,11 +141,9 @@ pub async fn next(
 }
 
 /// The length of the head at the front of `input`; `Err(None)` where the client has left.
-async fn read_head(
-    client: &Client,
-    input: &mut Buffer,
-    deadline: Deadline,
-) -> Result<usize, Option<Refusal>> {
+async fn read_head(client: &Client, input: &mut Buffer) -> Result<usize, Option<Refusal>> {
+    let limit = client.limits.header_timeout;
+    let mut deadline = None;
     let mut scan = Scan::default();
     let mut empty_lines = 0;
     loop {
@@ -176,7 +173,8 @@ async fn read_head(
         if input.len() > HEAD_BYTES_MAX {
             return Err(Some(Refusal::FieldsTooLarge));
         }
-        let limit = client.limits.header_timeout;
+        // Most come whole, and need none.
+        let deadline = *deadline.get_or_insert_with(|| Deadline::after(limit));
         match client.receive(input, deadline).await {
             Ok(()) => (),
             Err(Ended::Left) => return Err(None),
@@ -269,17 +267,12 @@ fn named(head: &RequestHead<'_>) -> Rc<Named> {
     let target = target::origin_form(head.target).unwrap_or(b"-");
     let path = path(target);
     let path = &path[..path.len().min(LOGGED_BYTES_MAX)];
-    Rc::new(Named {
-        method: method(head.method),
-        path: String::from_utf8_lossy(path).into_owned(),
-    })
+    let path = String::from_utf8_lossy(path).into_owned();
+    Named::new(method(head.method), path)
 }
 
 fn unnamed() -> Rc<Named> {
-    Rc::new(Named {
-        method: Cow::Borrowed("-"),
-        path: "-".to_owned(),
-    })
+    Named::new(Cow::Borrowed("-"), "-".to_owned())
 }
 
 /// The usual methods cost no memory.

@@ -6,7 +6,8 @@
 //! whatever becomes of it, as in finagle. Envoy takes a share of the requests in flight: of streams
 //! that go on for minutes these are the most, and they say nothing of how much is asked just now.
 use std::cell::Cell;
-use std::time::Instant;
+
+use crate::telemetry::clock::Moment;
 
 /// The window, in slots. 60 seconds: a request that hangs asks for its replay after 30, unless
 /// `RESPONSE_HEADER_TIMEOUT_SECONDS` says otherwise, and should still count then, with all that began
@@ -25,7 +26,7 @@ const SLOTS_KEPT: usize = SLOTS + 1;
 /// What one core may send again.
 pub struct Budget {
     percent: u64,
-    started: Instant,
+    started: Moment,
     /// The number of the slot counted in last, from `started` on.
     latest: Cell<u64>,
     /// Each at its number modulo `SLOTS_KEPT`.
@@ -40,7 +41,7 @@ struct Slot {
 
 impl Budget {
     /// `percent` of the requests from `now` on.
-    pub fn new(percent: u8, now: Instant) -> Self {
+    pub fn new(percent: u8, now: Moment) -> Self {
         Self {
             percent: percent.into(),
             started: now,
@@ -50,13 +51,13 @@ impl Budget {
     }
 
     /// A request is attempted for the first time.
-    pub fn request(&self, now: Instant) {
+    pub fn request(&self, now: Moment) {
         let slot = &self.slots[index(self.advance(now))];
         slot.requests.update(|requests| requests + 1);
     }
 
     /// Takes a replay, if one is left.
-    pub fn replay(&self, now: Instant) -> bool {
+    pub fn replay(&self, now: Moment) -> bool {
         let is_left = self.left(now) > 0;
         if is_left {
             let slot = &self.slots[index(self.latest.get())];
@@ -66,7 +67,7 @@ impl Budget {
     }
 
     /// How many replays are left.
-    pub fn left(&self, now: Instant) -> u64 {
+    pub fn left(&self, now: Moment) -> u64 {
         let latest = self.advance(now);
         let (mut requests, mut replays) = (0, 0);
         for slot in &self.slots {
@@ -80,8 +81,8 @@ impl Budget {
 
     /// Forgets what is too old; the number of the slot to count in. For a clock that went back no time
     /// passes.
-    fn advance(&self, now: Instant) -> u64 {
-        let age = now.saturating_duration_since(self.started);
+    fn advance(&self, now: Moment) -> u64 {
+        let age = now.since(self.started);
         let (latest, number) = (self.latest.get(), age.as_secs() / SLOT_SECONDS);
         if number <= latest {
             return latest;
@@ -109,11 +110,11 @@ mod tests {
     const HOUR: u64 = 3_600_000;
 
     /// A budget and its clock, in milliseconds from its start.
-    struct Clocked(Budget, Instant);
+    struct Clocked(Budget, Moment);
 
     impl Clocked {
         fn new(percent: u8) -> Self {
-            let start = Instant::now();
+            let start = Moment::now();
             Self(Budget::new(percent, start), start)
         }
 
@@ -204,7 +205,7 @@ mod tests {
 
     #[test]
     fn for_a_clock_that_goes_back_no_time_passes() {
-        let before = Instant::now();
+        let before = Moment::now();
         let budget = Budget::new(100, before + Duration::from_secs(7200));
         let after = before + Duration::from_secs(7300);
         budget.request(after);

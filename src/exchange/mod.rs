@@ -12,7 +12,7 @@ mod respond;
 use std::future::pending;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use self::budget::Budget;
 use self::respond::respond;
@@ -27,6 +27,7 @@ use crate::net::quota::Quota;
 use crate::net::tcp::Tcp;
 use crate::net::{select, sleep};
 use crate::refusal::Refusal;
+use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::add;
 use crate::telemetry::record::{Failed, Ids, Outcome, Record, Then};
 use crate::telemetry::words::Phase;
@@ -227,7 +228,7 @@ fn attempt(
 /// Another attempt, if the budget has one.
 fn replay(core: &Core) -> Then {
     match &core.budget {
-        Some(budget) if !budget.replay(Instant::now()) => Then::Denied,
+        Some(budget) if !budget.replay(Moment::now()) => Then::Denied,
         _ => Then::Again,
     }
 }

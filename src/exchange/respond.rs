@@ -198,9 +198,6 @@ async fn finish(
             (answered, conn, Err(aborted))
         }
     };
-    if let Some(conn) = conn {
-        core.upstream.give_back(conn);
-    }
     let outcome = match &result {
         Ok(()) => Outcome::Answered,
         // Where nothing was sent, nobody has seen an answer.
@@ -208,7 +205,10 @@ async fn finish(
         Err(Aborted::ClientLeft { .. }) => Outcome::ClientLeft,
         Err(aborted) => Outcome::Aborted(aborted),
     };
-    record.finish(&outcome, answered.sent);
+    let now = record.finish(&outcome, answered.sent);
+    if let Some(conn) = conn {
+        core.upstream.give_back(conn, now);
+    }
     answered
 }
 

@@ -13,6 +13,8 @@ use monoio::time::{Instant, sleep_until};
 use pin_project_lite::pin_project;
 use slab::Slab;
 
+use crate::telemetry::clock::Moment;
+
 /// So late does a core come that was stopped or kept busy, and not by the tick of its timers.
 const LATE: Duration = Duration::from_millis(10);
 /// The shortest wait in which a core looks at its sockets.
@@ -26,9 +28,10 @@ thread_local! {
 
 /// A point in time, or none where there is no limit.
 ///
-/// Timers tick in milliseconds: a deadline is never early and about one millisecond late.
+/// A deadline is never early. It may be late by [`Moment::TICK`], so that to set one costs little, and
+/// by a millisecond in which timers tick.
 #[derive(Clone, Copy, Debug)]
-pub struct Deadline(Option<Instant>);
+pub struct Deadline(Option<Moment>);
 
 /// The deadline has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +43,12 @@ impl Deadline {
 
     /// `limit` from now.
     pub fn after(limit: Duration) -> Self {
-        Self(Instant::now().checked_add(limit))
+        Self(Some(Moment::soon() + limit))
+    }
+
+    /// This moment.
+    pub fn at(moment: Moment) -> Self {
+        Self(Some(moment))
     }
 
     /// `limit` from now, or never.
@@ -50,13 +58,12 @@ impl Deadline {
 
     /// What is left, `None` where there is no limit.
     pub fn left(self) -> Option<Duration> {
-        self.0
-            .map(|at| at.saturating_duration_since(Instant::now()))
+        self.0.map(|at| at.since(Moment::now()))
     }
 
     /// Whether it has passed.
     pub fn has_passed(self) -> bool {
-        self.0.is_some_and(|at| at <= Instant::now())
+        self.0.is_some_and(|at| at <= Moment::now())
     }
 
     /// Waits for it.
@@ -110,7 +117,7 @@ impl<F: Future> Future for Limited<F> {
 
 /// The deadline of one wait; in the list from the first time that it has to be waited for.
 struct Alarm {
-    at: Instant,
+    at: Moment,
     key: Option<usize>,
 }
 
@@ -151,12 +158,12 @@ fn with_alarms<T>(then: impl FnOnce(&mut Alarms) -> T) -> T {
 struct Alarms {
     waits: Slab<Wait>,
     /// When the clock rings next; no wait that has not rung ends before.
-    next: Option<Instant>,
+    next: Option<Moment>,
     clock: Clock,
 }
 
 struct Wait {
-    at: Instant,
+    at: Moment,
     /// `None`: it has rung.
     waker: Option<Waker>,
 }
@@ -175,7 +182,7 @@ impl Alarms {
     };
 
     /// The place of a new wait, and whether the clock has to ring earlier for it.
-    fn add(&mut self, at: Instant, waker: Waker) -> (usize, bool) {
+    fn add(&mut self, at: Moment, waker: Waker) -> (usize, bool) {
         let waker = Some(waker);
         let earliest = self.next.is_none_or(|next| at < next);
         if earliest {
@@ -195,7 +202,7 @@ impl Alarms {
 
     /// Takes the wakers of those that are due, and finds out who is next. Each wait is looked at:
     /// this happens when the earliest is due, which is rare beside the waits that come and go.
-    fn due(&mut self, now: Instant) -> Vec<Waker> {
+    fn due(&mut self, now: Moment) -> Vec<Waker> {
         let mut due = Vec::new();
         self.next = None;
         for (_, wait) in &mut self.waits {
@@ -228,16 +235,17 @@ fn wind_up() {
 /// Where it comes late, what came in time must be seen first: it rings after another look at them.
 async fn ring() {
     let mut timer = pin!(sleep_until(Instant::now()));
-    let mut looked_at: Option<Instant> = None;
+    let mut timed = Moment::default();
+    let mut looked_at: Option<Moment> = None;
     std::future::poll_fn(|cx| {
         loop {
-            let now = Instant::now();
+            let now = Moment::now();
             let (due, next) = with_alarms(|alarms| {
                 alarms.clock = Clock::Started(Some(cx.waker().clone()));
                 let Some(next) = alarms.next.filter(|next| *next <= now) else {
                     return (Vec::new(), alarms.next);
                 };
-                if now.duration_since(next) > LATE {
+                if now.since(next) > LATE {
                     let after_look = *looked_at.get_or_insert(now + LOOK);
                     if now < after_look {
                         return (Vec::new(), Some(after_look));
@@ -250,8 +258,9 @@ async fn ring() {
             let Some(next) = next else {
                 return Poll::Pending;
             };
-            if timer.deadline() != next {
-                timer.as_mut().reset(next);
+            if timed != next {
+                timed = next;
+                timer.as_mut().reset(Instant::now() + next.since(now));
             }
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
@@ -312,8 +321,9 @@ mod tests {
             assert_eq!(late.await, Err(Elapsed));
             let over = Deadline::after(Duration::ZERO);
             assert_eq!(over.limit(async { 7 }).await, Ok(7), "ready is in time");
-            let never = Deadline::NEVER.limit(sleep(millis(1)));
-            assert_eq!(never.await, Ok(()));
+            for never in [Deadline::NEVER, Deadline::after(Duration::MAX)] {
+                assert_eq!(never.limit(sleep(millis(1))).await, Ok(()));
+            }
         });
     }
 

@@ -6,12 +6,13 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
 
 use crate::net::sleep;
+use crate::telemetry::clock::Moment;
 use crate::telemetry::report::Report;
 
 /// Between two tries to pass on the wake-up or to hear it, after an error.
@@ -25,7 +26,7 @@ pub enum Notice {
     /// Accept no more, finish what there is.
     Drain,
     /// A name has been looked up, and when that began.
-    Resolved(Whose, Resolved, Instant),
+    Resolved(Whose, Resolved, Moment),
     /// Say there how things are.
     Report(Sender<Report>),
 }

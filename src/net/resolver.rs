@@ -4,12 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType};
 use local_sync::semaphore::Semaphore;
 
 use crate::net::mailbox::{Notice, Resolved, Sender, Whose};
+use crate::telemetry::clock::Moment;
 
 /// How old addresses may get.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -29,21 +30,21 @@ pub fn start(
 ) -> std::io::Result<Refresh> {
     let (refresh, asked) = refresh();
     let host = host.to_owned();
-    let tell = move |resolved: Resolved, began: Instant| {
+    let tell = move |resolved: Resolved, began: Moment| {
         for core in &cores {
             core.send(Notice::Resolved(whose, resolved.clone(), began));
         }
     };
     if let Ok(ip) = host.parse::<IpAddr>() {
         let addr = SocketAddr::new(ip, port);
-        tell(Resolved::Addresses([addr].into()), Instant::now());
+        tell(Resolved::Addresses([addr].into()), Moment::now());
         return Ok(refresh);
     }
     thread::Builder::new()
         .name("resolver".to_owned())
         .spawn(move || {
             loop {
-                let began = Instant::now();
+                let began = Moment::now();
                 tell(look_up(&host, port), began);
                 if asked.recv_timeout(REFRESH) == Err(mpsc::RecvTimeoutError::Disconnected) {
                     return;
@@ -106,7 +107,7 @@ fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 /// What a core knows of the addresses of a name.
 pub struct Addresses {
     /// The outcome of a look-up, and when that began.
-    latest: RefCell<Option<(Resolved, Instant)>>,
+    latest: RefCell<Option<(Resolved, Moment)>>,
     /// The look-up under way, or the next one; closed when it has ended.
     look_up: RefCell<Rc<Semaphore>>,
     refresh: Refresh,
@@ -124,7 +125,7 @@ impl Addresses {
 
     /// Takes the outcome of a look-up that `began` then. Addresses once known are kept when a later
     /// one fails.
-    pub fn update(&self, resolved: Resolved, began: Instant) {
+    pub fn update(&self, resolved: Resolved, began: Moment) {
         let known = matches!(*self.latest.borrow(), Some((Resolved::Addresses(_), _)));
         if !known || matches!(resolved, Resolved::Addresses(_)) {
             self.latest.replace(Some((resolved, began)));
@@ -151,7 +152,7 @@ impl Addresses {
         match &*self.latest.borrow() {
             Some((known @ Resolved::Addresses(_), _)) => return known.clone(),
             Some(_) => {
-                asked = Some(Instant::now());
+                asked = Some(Moment::now());
                 self.refresh();
             }
             None => (), // the first look-up is under way
@@ -210,8 +211,8 @@ mod tests {
             let (refresh, asked) = refresh();
             let addresses = Rc::new(Addresses::new(refresh));
             let failed = |reason: &str| Resolved::Failed(reason.into());
-            addresses.update(failed("first"), Instant::now());
-            let under_way = Instant::now();
+            addresses.update(failed("first"), Moment::now());
+            let under_way = Moment::now();
             for answer in [failed("third"), Resolved::Addresses([].into())] {
                 let waiting = addresses.clone();
                 let got = spawn(async move { waiting.get().await });
@@ -219,7 +220,7 @@ mod tests {
                 assert_eq!(asked.try_iter().count(), 1);
                 addresses.update(failed("second"), under_way);
                 sleep(Duration::from_millis(1)).await;
-                addresses.update(answer.clone(), Instant::now());
+                addresses.update(answer.clone(), Moment::now());
                 assert_eq!(format!("{:?}", got.await), format!("{answer:?}"));
             }
         });

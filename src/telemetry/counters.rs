@@ -96,15 +96,15 @@ impl Count {
 #[derive(Clone)]
 pub struct Histogram {
     buckets: [Count; BOUNDS.len() + 1],
-    /// A u64 of nanoseconds would last thousands of streams for weeks only.
-    seconds: Cell<f64>,
+    /// A u64 would last thousands of streams for weeks only.
+    nanos: Cell<f64>,
 }
 
 impl Histogram {
     const fn new() -> Self {
         Self {
             buckets: [const { Count::new() }; BOUNDS.len() + 1],
-            seconds: Cell::new(0.0),
+            nanos: Cell::new(0.0),
         }
     }
 
@@ -112,7 +112,7 @@ impl Histogram {
         let nanos = took.as_secs().saturating_mul(1_000_000_000);
         let nanos = nanos.saturating_add(u64::from(took.subsec_nanos()));
         self.buckets[BOUNDS.partition_point(|bound| *bound < nanos)].add(1);
-        self.seconds.set(self.seconds.get() + took.as_secs_f64());
+        self.nanos.set(self.nanos.get() + nanos as f64);
     }
 
     /// How many there are in each bucket; the last has no upper bound.
@@ -122,7 +122,7 @@ impl Histogram {
 
     /// All of them together.
     pub fn sum(&self) -> Duration {
-        Duration::try_from_secs_f64(self.seconds.get()).unwrap_or(Duration::MAX)
+        Duration::try_from_secs_f64(self.nanos.get() / 1e9).unwrap_or(Duration::MAX)
     }
 }
 
@@ -231,7 +231,7 @@ impl Counters {
                         for (ours, theirs) in ours.buckets.iter().zip(&theirs.buckets) {
                             ours.add(theirs.value());
                         }
-                        ours.seconds.set(ours.seconds.get() + theirs.seconds.get());
+                        ours.nanos.set(ours.nanos.get() + theirs.nanos.get());
                     }
                 }
                 _ => unreachable!("both are the same list"),

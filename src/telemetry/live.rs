@@ -1,11 +1,12 @@
 //! The exchanges of a core that are going on, and what went wrong last.
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use slab::Slab;
 
+use crate::telemetry::clock::Moment;
 use crate::telemetry::record::{Id, Named};
 use crate::telemetry::words::{Cause, Delivery, Phase};
 
@@ -15,47 +16,38 @@ pub(super) const TOLD_MAX: usize = 50;
 pub const MISHAPS_MAX: usize = 20;
 
 thread_local! {
-    static LIVE: RefCell<Slab<Entry>> = const { RefCell::new(Slab::new()) };
+    static LIVE: RefCell<Slab<Rc<Named>>> = const { RefCell::new(Slab::new()) };
     static MISHAPS: RefCell<VecDeque<Mishap>> = const { RefCell::new(VecDeque::new()) };
 }
 
-/// What is known of an exchange that is going on.
-struct Entry {
-    id: Id,
-    named: Rc<Named>,
-    since: Instant,
-    phase: Phase,
-    attempt: u32,
+/// What an exchange that is going on is at.
+#[derive(Default)]
+pub(super) struct State {
+    id: Cell<Id>,
+    since: Cell<Moment>,
+    pub(super) phase: Cell<Phase>,
+    pub(super) attempt: Cell<u32>,
 }
 
 /// A place among the exchanges that are going on; left when dropped.
-pub(super) struct Place(usize);
+pub(super) struct Place {
+    pub(super) named: Rc<Named>,
+    key: usize,
+}
 
 impl Place {
-    pub(super) fn take(id: Id, named: Rc<Named>, since: Instant) -> Self {
-        let entry = Entry {
-            id,
-            named,
-            since,
-            phase: Phase::Receiving,
-            attempt: 0,
-        };
-        Self(LIVE.with_borrow_mut(|live| live.insert(entry)))
-    }
-
-    pub(super) fn enter(&self, phase: Phase, attempt: u32) {
-        LIVE.with_borrow_mut(|live| {
-            let entry = &mut live[self.0];
-            entry.phase = phase;
-            entry.attempt = attempt;
-        });
+    pub(super) fn take(id: Id, named: Rc<Named>, since: Moment) -> Self {
+        named.state.id.set(id);
+        named.state.since.set(since);
+        let key = LIVE.with_borrow_mut(|live| live.insert(named.clone()));
+        Self { named, key }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         // At the end of a thread there may be nothing left to leave.
-        let _ = LIVE.try_with(|live| live.borrow_mut().try_remove(self.0));
+        let _ = LIVE.try_with(|live| live.borrow_mut().try_remove(self.key));
     }
 }
 
@@ -88,26 +80,27 @@ pub struct Going {
 pub fn look() -> Live {
     LIVE.with_borrow(|live| {
         let mut phases = [0; Phase::NAMES.len()];
-        let mut entries: Vec<_> = live.iter().map(|(_, entry)| entry).collect();
-        for entry in &entries {
-            phases[entry.phase as usize] += 1;
+        let mut all: Vec<&Named> = live.iter().map(|(_, named)| &**named).collect();
+        for named in &all {
+            phases[named.state.phase.get() as usize] += 1;
         }
-        if entries.len() > TOLD_MAX {
-            entries.select_nth_unstable_by_key(TOLD_MAX, |entry| entry.since);
-            entries.truncate(TOLD_MAX);
+        let since = |named: &&Named| named.state.since.get();
+        if all.len() > TOLD_MAX {
+            all.select_nth_unstable_by_key(TOLD_MAX, since);
+            all.truncate(TOLD_MAX);
         }
-        entries.sort_unstable_by_key(|entry| entry.since);
-        let going = |entry: &Entry| Going {
-            id: entry.id.to_string(),
-            method: entry.named.method.to_string(),
-            path: entry.named.path.clone(),
-            phase: entry.phase,
-            attempt: entry.attempt,
-            age: entry.since.elapsed(),
+        all.sort_unstable_by_key(since);
+        let going = |named: &Named| Going {
+            id: named.state.id.get().to_string(),
+            method: named.method.to_string(),
+            path: named.path.clone(),
+            phase: named.state.phase.get(),
+            attempt: named.state.attempt.get(),
+            age: named.state.since.get().elapsed(),
         };
         Live {
             phases,
-            oldest: entries.into_iter().map(going).collect(),
+            oldest: all.into_iter().map(going).collect(),
         }
     })
 }
@@ -153,26 +146,23 @@ mod tests {
     use crate::telemetry::record::Ids;
 
     fn named(path: &str) -> Rc<Named> {
-        Rc::new(Named {
-            method: "GET".into(),
-            path: path.to_owned(),
-        })
+        Named::new("GET".into(), path.to_owned())
     }
 
     #[test]
     fn the_oldest_are_told_and_all_are_counted() {
-        let (ids, start) = (Ids::default(), Instant::now());
+        let (ids, start) = (Ids::default(), Moment::now());
         let place = |at: u64| {
-            let since = start - Duration::from_secs(at * 7 % 1000);
+            let since = start + Duration::from_secs(at * 7 % 1000);
             Place::take(ids.next(), named(&format!("/{}", at * 7 % 1000)), since)
         };
         let mut places: Vec<_> = (0..1000).map(place).collect();
-        places[3].enter(Phase::Relay, 2);
+        places[3].named.state.phase.set(Phase::Relay);
         let live = look();
         assert_eq!(live.phases[Phase::Receiving as usize], 999);
         assert_eq!(live.phases[Phase::Relay as usize], 1);
         let paths: Vec<_> = live.oldest.iter().map(|going| going.path.clone()).collect();
-        let expected: Vec<_> = (0..TOLD_MAX).map(|at| format!("/{}", 999 - at)).collect();
+        let expected: Vec<_> = (0..TOLD_MAX).map(|at| format!("/{at}")).collect();
         assert_eq!(paths, expected);
         places.truncate(2);
         assert_eq!(look().oldest.len(), 2);

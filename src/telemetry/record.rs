@@ -6,13 +6,14 @@ use std::cell::Cell;
 use std::fmt::{self, Display};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tracing::{debug, info, warn};
 
+use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::{count, observe};
 use crate::telemetry::failed::FailedAttempts;
-use crate::telemetry::live::{Mishap, remember};
+use crate::telemetry::live::{Mishap, State, remember};
 use crate::telemetry::trace::Trace;
 use crate::telemetry::words::{Cause, Delivery, Ending, Phase};
 
@@ -38,7 +39,7 @@ impl Ids {
 }
 
 /// The id of one exchange, shown as 16 hex digits.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Id(u64);
 
 impl Display for Id {
@@ -53,6 +54,18 @@ pub struct Named {
     pub method: Cow<'static, str>,
     /// The path of its target, without the query, and not all of a very long one.
     pub path: String,
+    pub(super) state: State,
+}
+
+impl Named {
+    /// A request that no exchange has begun of.
+    pub fn new(method: Cow<'static, str>, path: String) -> Rc<Self> {
+        Rc::new(Self {
+            method,
+            path,
+            state: State::default(),
+        })
+    }
 }
 
 /// What is known of an exchange so far.
@@ -63,8 +76,7 @@ pub struct Record {
     pub status: Option<u16>,
     /// What its attempts come through.
     pub trace: Trace,
-    named: Rc<Named>,
-    started: Instant,
+    started: Moment,
     request_bytes: u64,
     header_time: Option<Duration>,
     failed: Option<Box<FailedAttempts>>,
@@ -134,12 +146,11 @@ pub enum Outcome<'a> {
 impl Record {
     /// An exchange that begins now.
     pub fn new(ids: &Ids, named: Rc<Named>) -> Self {
-        let (id, started) = (ids.next(), Instant::now());
+        let (id, started) = (ids.next(), Moment::now());
         Self {
             id,
             status: None,
-            trace: Trace::new(id, named.clone(), started),
-            named,
+            trace: Trace::new(id, named, started),
             started,
             request_bytes: 0,
             header_time: None,
@@ -157,7 +168,7 @@ impl Record {
     pub fn head(&mut self, status: u16, phase: Phase) {
         self.status = Some(status);
         let now = self.trace.answered(phase);
-        self.header_time = Some(now - self.started);
+        self.header_time = Some(now.since(self.started));
         self.tell_attempt("answered");
     }
 
@@ -169,13 +180,14 @@ impl Record {
             delivery,
             then,
         } = *failed;
+        let named = self.trace.named();
         let attempt = self.trace.attempt();
         let took = self.trace.failed(cause, delivery);
         let all = self.failed.get_or_insert_default();
         all.add(Some(attempt), (delivery, cause), took);
         self.last = Some(then);
         warn!(
-            id = %self.id, method = %self.named.method, path = %self.named.path, attempt,
+            id = %self.id, method = %named.method, path = %named.path, attempt,
             phase = cause.phase().name(), failure = cause.name(), delivery = delivery.name(),
             ms = millis(took), cause = %text, again = then == Then::Again, reason = then.denial(),
             "attempt failed"
@@ -190,8 +202,9 @@ impl Record {
 
     /// The upstream has answered with what is no response: there is no way back, and the client is told.
     pub fn unusable(&self, cause: &dyn Display) {
+        let named = self.trace.named();
         warn!(
-            id = %self.id, method = %self.named.method, path = %self.named.path, %cause,
+            id = %self.id, method = %named.method, path = %named.path, %cause,
             "unusable response"
         );
         let phase = self.trace.phase();
@@ -210,11 +223,12 @@ impl Record {
         cause: &dyn Display,
         then: &'static str,
     ) {
+        let named = self.trace.named();
         remember(Mishap {
             at: SystemTime::now(),
             id: self.id.to_string(),
-            method: self.named.method.to_string(),
-            path: self.named.path.clone(),
+            method: named.method.to_string(),
+            path: named.path.clone(),
             attempt,
             phase,
             cause: cause.to_string(),
@@ -251,8 +265,8 @@ impl Record {
         );
     }
 
-    /// The exchange has ended, with `response_bytes` written to the client.
-    pub fn finish(&self, outcome: &Outcome<'_>, response_bytes: u64) {
+    /// The exchange has ended, with `response_bytes` written to the client; when.
+    pub fn finish(&self, outcome: &Outcome<'_>, response_bytes: u64) -> Moment {
         let well = |ending| match self.trace.has_failed() {
             true => Ending::Rescued,
             false => ending,
@@ -277,7 +291,8 @@ impl Record {
             Outcome::Tunnelled(end) => (well(Ending::Tunnelled), Some(*end)),
             Outcome::Aborted(cause) => (Ending::Aborted, Some(*cause)),
         };
-        let took = self.started.elapsed();
+        let now = Moment::now();
+        let took = now.since(self.started);
         count(|core| &core.exchanges[ending as usize]);
         observe(took, |core| &core.exchange_time);
         match outcome {
@@ -288,13 +303,15 @@ impl Record {
             }
             _ => (),
         }
+        let named = self.trace.named();
         info!(
-            id = %self.id, method = %self.named.method, path = %self.named.path,
+            id = %self.id, method = %named.method, path = %named.path,
             status = self.status, attempts = self.trace.sends(),
             request_bytes = self.request_bytes, response_bytes,
             header_ms = self.header_time.map(millis), total_ms = millis(took),
             outcome = ending.name(), detail = detail.map(tracing::field::display), "exchange"
         );
+        now
     }
 }
 

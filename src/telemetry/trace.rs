@@ -1,20 +1,19 @@
 //! The phases that an exchange goes through, timed, and how far its request has come.
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::{count, observe};
-use crate::telemetry::live::Place;
+use crate::telemetry::live::{Place, State};
 use crate::telemetry::record::{Id, Named};
 use crate::telemetry::words::{Cause, Delivery, Phase};
 
 /// What is noted of an exchange's attempts while they are under way.
 pub struct Trace {
     place: Place,
-    phase: Cell<Phase>,
-    since: Cell<Instant>,
-    attempt: Cell<u32>,
-    began: Cell<Instant>,
+    since: Cell<Moment>,
+    began: Cell<Moment>,
     reused: Cell<bool>,
     times: Cell<Times>,
     sends: Cell<u32>,
@@ -40,12 +39,10 @@ pub struct Times {
 }
 
 impl Trace {
-    pub(super) fn new(id: Id, named: Rc<Named>, now: Instant) -> Self {
+    pub(super) fn new(id: Id, named: Rc<Named>, now: Moment) -> Self {
         Self {
             place: Place::take(id, named, now),
-            phase: Cell::new(Phase::Receiving),
             since: Cell::new(now),
-            attempt: Cell::new(0),
             began: Cell::new(now),
             reused: Cell::new(false),
             times: Cell::default(),
@@ -58,9 +55,10 @@ impl Trace {
 
     /// Another attempt begins.
     pub fn begin(&self) {
-        self.attempt.set(self.attempt.get() + 1);
+        let attempt = self.attempt() + 1;
+        self.state().attempt.set(attempt);
         count(|core| &core.attempts);
-        if self.attempt.get() > 1 {
+        if attempt > 1 {
             count(|core| &core.replays);
         }
         self.times.take();
@@ -83,7 +81,7 @@ impl Trace {
         self.reused.set(reused);
         match reused {
             // Nothing has taken time: a look at the clock less for most requests.
-            true => self.is_at(Phase::Send),
+            true => self.state().phase.set(Phase::Send),
             false => self.enter(Phase::Send),
         }
     }
@@ -98,32 +96,31 @@ impl Trace {
 
     /// The exchange is at something else from now on.
     pub fn enter(&self, phase: Phase) {
-        let now = Instant::now();
+        let now = Moment::now();
         let since = self.since.replace(now);
-        if (self.phase.get(), phase) == (Phase::Send, Phase::Header) {
-            let took = now - since;
+        if (self.phase(), phase) == (Phase::Send, Phase::Header) {
+            let took = now.since(since);
             observe(took, |core| &core.send_time);
             self.times.set(Times {
                 send: Some(took.as_secs_f32()),
                 ..self.times.get()
             });
         }
-        self.is_at(phase);
+        self.state().phase.set(phase);
     }
 
-    fn is_at(&self, phase: Phase) {
-        self.phase.set(phase);
-        self.place.enter(phase, self.attempt.get());
+    fn state(&self) -> &State {
+        &self.place.named.state
     }
 
     /// The response head has come.
-    pub(super) fn answered(&self, next: Phase) -> Instant {
-        let waited = self.phase.get() == Phase::Header;
+    pub(super) fn answered(&self, next: Phase) -> Moment {
+        let waited = self.phase() == Phase::Header;
         let sent = self.since.get();
         self.enter(next);
         let now = self.since.get();
         let took = match waited {
-            true => now - sent,
+            true => now.since(sent),
             false => Duration::ZERO, // before the request was sent whole
         };
         let times = self.times.get();
@@ -131,7 +128,7 @@ impl Trace {
             header: Some(took.as_secs_f32()),
             ..times
         });
-        observe(took, |core| core.header_time(self.attempt.get()));
+        observe(took, |core| core.header_time(self.attempt()));
         now
     }
 
@@ -158,8 +155,18 @@ impl Trace {
     }
 
     /// When the attempt under way began.
-    pub fn began(&self) -> Instant {
+    pub fn began(&self) -> Moment {
         self.began.get()
+    }
+
+    /// Since when the exchange is at what it is at.
+    pub fn since(&self) -> Moment {
+        self.since.get()
+    }
+
+    /// Whose attempts these are.
+    pub(super) fn named(&self) -> &Named {
+        &self.place.named
     }
 
     pub(super) fn times(&self) -> Times {
@@ -168,7 +175,7 @@ impl Trace {
 
     /// What the exchange is at.
     pub fn phase(&self) -> Phase {
-        self.phase.get()
+        self.state().phase.get()
     }
 
     pub(super) fn reused(&self) -> bool {
@@ -181,7 +188,7 @@ impl Trace {
 
     /// The number of the attempt under way, or of the last one; 0 before the first.
     pub fn attempt(&self) -> u32 {
-        self.attempt.get()
+        self.state().attempt.get()
     }
 
     /// How often the request was put on a connection.
@@ -201,11 +208,8 @@ mod tests {
         use Delivery::{Acked, NotAcked, NotSent};
         let doubled = |deliveries: &[Delivery], stale: Option<Delivery>| {
             let before = copy().possibly_doubled.value();
-            let named = Named {
-                method: "POST".into(),
-                path: "/".to_owned(),
-            };
-            let trace = Record::new(&Ids::default(), Rc::new(named)).trace;
+            let named = Named::new("POST".into(), "/".to_owned());
+            let trace = Record::new(&Ids::default(), named).trace;
             trace.begin();
             if let Some(delivery) = stale {
                 trace.sent();

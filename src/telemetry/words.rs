@@ -32,9 +32,10 @@ impl Ending {
 }
 
 /// What an exchange is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     /// The client sends its request.
+    #[default]
     Receiving,
     /// Waiting for one of the connections that `UPSTREAM_MAX_CONNECTIONS` allows.
     Pool,

@@ -252,7 +252,7 @@ impl Replayable {
         });
         let mut written = None;
         let mut expiry = pin!(deadline.passed());
-        let mut lost = pin!(delivery::lost(stream.tcp()));
+        let mut lost = pin!(delivery::lost(stream.tcp(), trace.since()));
         let read = loop {
             select! {
                 // In this order: a byte that is here beats a failed write and a passed deadline.
@@ -458,11 +458,7 @@ mod tests {
     }
 
     fn record() -> Record {
-        let named = Named {
-            method: "GET".into(),
-            path: "/".to_owned(),
-        };
-        Record::new(&Ids::default(), Rc::new(named))
+        Record::new(&Ids::default(), Named::new("GET".into(), "/".to_owned()))
     }
 
     #[test]

@@ -2,7 +2,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use local_sync::semaphore::{OwnedSemaphorePermit, Semaphore};
 
@@ -13,6 +13,7 @@ use crate::net::resolver::Addresses;
 use crate::net::stream::Stream;
 use crate::net::tcp::Tcp;
 use crate::net::tls::{Tls, TlsSettings};
+use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::count;
 use crate::telemetry::trace::Trace;
 use crate::telemetry::words::Phase;
@@ -90,7 +91,7 @@ impl Upstream {
 
     /// Takes the outcome of a look-up that `began` then. Idle connections to what is no address of the upstream any more
     /// are closed.
-    pub fn resolved(&self, whose: Whose, resolved: Resolved, began: Instant) {
+    pub fn resolved(&self, whose: Whose, resolved: Resolved, began: Moment) {
         match (whose, &self.targets) {
             (Whose::Target, Some(targets)) => targets.update(resolved, began),
             _ => self.addresses.update(resolved, began),
@@ -116,7 +117,7 @@ impl Upstream {
         trace: &Trace,
     ) -> Result<Connection, Failure> {
         let permit = self.permit(trace).await?;
-        if !fresh && let Some(idle) = self.pool.take() {
+        if !fresh && let Some(idle) = self.pool.take(trace.since()) {
             count(|core| &core.pool_hits);
             return Ok(Connection {
                 stream: idle.stream,
@@ -144,10 +145,10 @@ impl Upstream {
     }
 
     /// Keeps a connection for the next exchange, where its other end is an address of the upstream
-    /// still. To be called after a complete one only.
-    pub fn give_back(&self, conn: Connection) {
+    /// still. To be called after a complete one only, at the moment that it ended.
+    pub fn give_back(&self, conn: Connection, now: Moment) {
         match self.includes(conn.addr) {
-            true => self.pool.put(conn.stream, conn.addr),
+            true => self.pool.put(conn.stream, conn.addr, now),
             false => conn.close(),
         }
     }
@@ -162,7 +163,7 @@ impl Upstream {
 
     /// A connection was lost without a word, and so were those that were used last before `then`, whatever
     /// their address: they are closed. We may be in another network, where other addresses hold.
-    pub fn forget_older(&self, then: Instant) {
+    pub fn forget_older(&self, then: Moment) {
         self.pool.retain(|idle| idle.since >= then);
         self.look_up();
     }

@@ -9,8 +9,10 @@ use std::io;
 use std::time::Duration;
 
 use crate::net::buffer::LARGE_BYTES;
+use crate::net::deadline::Deadline;
+use crate::net::sleep;
 use crate::net::tcp::{Outgoing, Tcp};
-use crate::net::{Instant, sleep};
+use crate::telemetry::clock::Moment;
 use crate::telemetry::words::Delivery;
 
 /// So often in a row the kernel has to have sent the same bytes anew, each time waiting twice as long,
@@ -77,13 +79,12 @@ fn in_kernel(tcp: &Tcp, in_silence: bool) -> Delivery {
     }
 }
 
-/// Waits, from the first byte of a request on, until its connection turns out to have been lost before:
+/// Waits until the connection of a request that `began` then turns out to have been lost before:
 /// the way to the peer has gone, a NAT has forgotten it, or we have moved. Of that nobody is told; TCP
 /// itself would go on for many minutes. A peer that was heard of since is there, and is never judged
 /// again, however long it takes: also one that takes no bytes but answers when it is asked for room.
-pub(super) async fn lost(tcp: &Tcp) {
-    let began = Instant::now();
-    sleep(FIRST_LOOK).await;
+pub(super) async fn lost(tcp: &Tcp, began: Moment) {
+    Deadline::at(began + FIRST_LOOK).passed().await;
     while let Ok(outgoing) = tcp.outgoing()
         && is_in_doubt(&outgoing, began.elapsed())
     {

@@ -3,9 +3,10 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::net::stream::Stream;
+use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::count;
 
 /// Idle connections kept by a core.
@@ -16,7 +17,7 @@ pub(super) struct Idle {
     pub(super) stream: Rc<Stream>,
     pub(super) addr: SocketAddr,
     /// By a clock that stands still while the machine sleeps: what is lost then shows at its first use.
-    pub(super) since: Instant,
+    pub(super) since: Moment,
 }
 
 /// The idle connections.
@@ -33,21 +34,21 @@ impl Pool {
         }
     }
 
-    /// The connection that was used last, if it is still good.
-    pub(super) fn take(&self) -> Option<Idle> {
+    /// The connection that was used last, if it is still good at this moment.
+    pub(super) fn take(&self, now: Moment) -> Option<Idle> {
         loop {
             let idle = self.idle.borrow_mut().pop_back()?;
-            if self.is_good(&idle) {
+            if self.is_good(&idle, now) {
                 return Some(idle);
             }
-            if self.is_young(&idle) {
+            if self.is_young(&idle, now) {
                 count(|core| &core.pool_stale);
             }
         }
     }
 
-    /// Keeps a connection after a complete exchange.
-    pub(super) fn put(&self, stream: Rc<Stream>, addr: SocketAddr) {
+    /// Keeps a connection from this moment on.
+    pub(super) fn put(&self, stream: Rc<Stream>, addr: SocketAddr, since: Moment) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() == IDLE_MAX {
             idle.pop_front();
@@ -55,7 +56,7 @@ impl Pool {
         idle.push_back(Idle {
             stream,
             addr,
-            since: Instant::now(),
+            since,
         });
     }
 
@@ -76,14 +77,17 @@ impl Pool {
 
     /// Closes what has been idle too long or was closed by the upstream.
     pub(super) fn tidy(&self) {
-        self.idle.borrow_mut().retain(|idle| self.is_good(idle));
+        let now = Moment::now();
+        self.idle
+            .borrow_mut()
+            .retain(|idle| self.is_good(idle, now));
     }
 
-    fn is_good(&self, idle: &Idle) -> bool {
-        self.is_young(idle) && idle.stream.is_quiet()
+    fn is_good(&self, idle: &Idle, now: Moment) -> bool {
+        self.is_young(idle, now) && idle.stream.is_quiet()
     }
 
-    fn is_young(&self, idle: &Idle) -> bool {
-        idle.since.elapsed() < self.idle_timeout
+    fn is_young(&self, idle: &Idle, now: Moment) -> bool {
+        now.since(idle.since) < self.idle_timeout
     }
 }

@@ -9,10 +9,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::net::deadline::Deadline;
+use crate::net::select;
 use crate::net::stream::Stream;
 use crate::net::tcp::Tcp;
 use crate::net::tls::Tls;
-use crate::net::{Instant, select};
+use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::{Counters, Histogram, count, observe};
 use crate::telemetry::trace::Trace;
 use crate::telemetry::words::Phase;
@@ -177,7 +178,7 @@ fn next_is_due<F>(racers: &[Racer<'_, F>], delay: Duration) -> Option<Deadline> 
     let progress = racers.iter().map(|racer| racer.course.since.get()).max()?;
     Some(match racers.len() == RACERS_MAX {
         true => racers[0].gives_way,
-        false => Deadline::after(delay.saturating_sub(progress.elapsed())),
+        false => Deadline::at(progress + delay),
     })
 }
 
@@ -187,9 +188,9 @@ pub(super) struct Course<'t> {
     trace: &'t Trace,
     /// `Connect`, `Proxy` or `Tls`.
     at: Cell<Option<Phase>>,
-    began: Cell<Instant>,
+    began: Cell<Moment>,
     /// The last progress.
-    since: Cell<Instant>,
+    since: Cell<Moment>,
     connect: Cell<Duration>,
     tls: Cell<Option<Duration>>,
 }
@@ -197,7 +198,7 @@ pub(super) struct Course<'t> {
 impl<'t> Course<'t> {
     /// The TCP connect begins.
     fn new(trace: &'t Trace) -> Self {
-        let now = Instant::now();
+        let now = Moment::now();
         Self {
             trace,
             at: Cell::new(Some(Phase::Connect)),
@@ -212,7 +213,7 @@ impl<'t> Course<'t> {
     pub(super) fn connected(&self, tcp: io::Result<Tcp>) -> io::Result<Tcp> {
         let tcp = tcp.inspect_err(|_| self.fails())?;
         self.at.take();
-        self.since.set(Instant::now());
+        self.since.set(Moment::now());
         count(|core| &core.connects);
         Ok(tcp)
     }
@@ -242,9 +243,9 @@ impl<'t> Course<'t> {
 
     fn ends(&self, times: fn(&Counters) -> &Histogram) -> Duration {
         self.at.take();
-        let now = Instant::now();
+        let now = Moment::now();
         self.since.set(now);
-        let took = now - self.began.replace(now);
+        let took = now.since(self.began.replace(now));
         observe(took, times);
         took
     }

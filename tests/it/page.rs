@@ -60,7 +60,7 @@ fn streams() -> Act {
 }
 
 /// What the next test makes happen.
-const HAPPENED: [(&str, u64); 24] = [
+const HAPPENED: [(&str, u64); 25] = [
     ("requests", 8),
     ("rescued", 2),
     ("exhausted", 1),
@@ -84,6 +84,7 @@ const HAPPENED: [(&str, u64); 24] = [
     ("replays", 3),
     ("connects", 12),
     ("connects-failed", 0),
+    ("connects-abandoned", 0),
     ("panics", 0),
 ];
 
