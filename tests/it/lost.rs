@@ -1,6 +1,6 @@
 //! Connections that were lost while they were idle, and nobody was told: a NAT forgot them, the machine
 //! slept, the way has gone. What is sent on them is acknowledged by nobody.
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -121,13 +121,21 @@ fn of_several_lost_connections_only_the_first_costs_a_wait() {
             peer.stays_silent();
         })
     };
-    let fresh = act(|peer| {
-        for _ in 0..IDLE {
+    // Of the two after it neither is answered before both have come.
+    let both = Arc::new(Barrier::new(2));
+    let fresh = |before: usize| {
+        let both = both.clone();
+        act(move |peer| {
+            for _ in 0..before {
+                peer.request();
+                peer.send(OK);
+            }
             peer.request();
+            both.wait();
             peer.send(OK);
-        }
-    });
-    let origin = Origin::plays([idle(), idle(), idle(), fresh]);
+        })
+    };
+    let origin = Origin::plays([idle(), idle(), idle(), fresh(1), fresh(0)]);
     let proxy = Proxy::start(&origin, &[ALONE, PATIENT]);
     let mut clients: Vec<_> = (0..IDLE).map(|_| Client::connect(&proxy)).collect();
     clients.iter_mut().for_each(|client| client.send(get("/")));
@@ -136,10 +144,14 @@ fn of_several_lost_connections_only_the_first_costs_a_wait() {
         soon(&lost);
     }
     proxy.ended(IDLE);
-    for (client, sends) in clients.iter_mut().zip([2, 1, 1]) {
-        assert_eq!(client.exchange(post("/", b"{}")).attempts(), Some(sends));
+    assert_eq!(clients[0].exchange(post("/", b"{}")).attempts(), Some(2));
+    proxy.ended(IDLE + 1);
+    for client in &mut clients[1..] {
+        client.send(post("/", b"{}"));
     }
-    eventually("one connection", || proxy.sockets_to(origin.addr) == 1);
+    for client in &mut clients[1..] {
+        assert_eq!(client.response().attempts(), Some(1));
+    }
 }
 
 /// A reused connection on which a POST of `body` bytes is sent once and answered well.
@@ -252,14 +264,16 @@ fn a_lost_request_is_not_sent_again_once_a_byte_of_a_response_has_come() {
 #[test]
 fn a_fresh_connection_has_the_whole_time() {
     // Its way was there a moment ago: what is lost now is waited for.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    swallow_data(&listener);
     let first = act(|peer| {
-        peer.wire().stream.tcp().peek(&mut [0]).unwrap();
-        swallow_all(peer.wire().stream.tcp());
-        peer.request();
+        until_sent(peer);
         thread::sleep(LONG);
+        swallow_no_more(peer.wire().stream.tcp());
+        peer.request();
         peer.send(OK);
     });
-    let origin = Origin::plays([first]);
+    let origin = Origin::plays_on(listener, [first]);
     let proxy = Proxy::start(&origin, &[ALONE, PATIENT]);
     let response = Client::connect(&proxy).exchange(post("/v1", b"{}"));
     assert_eq!((response.status(), response.attempts()), (200, Some(1)));
