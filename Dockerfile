@@ -7,36 +7,45 @@ ARG RUNTIME_IMAGE
 FROM ${RUST_IMAGE:-rust:1.95-slim-bookworm} AS build
 WORKDIR /build
 
-# A mirror of the crates index, such as sparse+https://mirror.example/index/ (with its last slash).
-# Cargo.lock's checksums hold for it as well. It is known to this stage only. Cargo reads a variable
-# of this name as a setting that it no longer supports, and stops: hence `env -u` below.
+# CARGO_REGISTRY_INDEX: a mirror of the crates index, such as sparse+https://mirror.example/index/ (with
+# its last slash). Cargo.lock's checksums hold for it as well. It is known to this stage only. Cargo
+# reads a variable of this name as a setting that it no longer supports, and stops: hence `env -u` below.
+# STATIC: the program brings its C library along, so that RUNTIME_IMAGE may be scratch.
 ARG CARGO_REGISTRY_INDEX=
-RUN if [ -n "$CARGO_REGISTRY_INDEX" ]; then \
-        mkdir -p .cargo \
-        && printf '[source.crates-io]\nreplace-with = "mirror"\n[source.mirror]\nregistry = "%s"\n' \
-            "$CARGO_REGISTRY_INDEX" > .cargo/config.toml; \
+ARG STATIC=
+RUN mkdir .cargo \
+    && if [ -n "$CARGO_REGISTRY_INDEX" ]; then \
+        printf '[source.crates-io]\nreplace-with = "mirror"\n[source.mirror]\nregistry = "%s"\n' \
+            "$CARGO_REGISTRY_INDEX" >> .cargo/config.toml; \
+    fi \
+    && if [ -n "$STATIC" ]; then \
+        printf '[build]\nrustflags = ["-Ctarget-feature=+crt-static"]\n' >> .cargo/config.toml; \
     fi
 
 # The dependencies are a layer of their own: they are built with an empty program, and again only
-# when a manifest changes.
+# when a manifest changes. A target that is named keeps the flags of STATIC from procedural macros.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && printf '//! Stands in for the program.\nfn main() {}\n' > src/main.rs \
     && echo '//! Stands in for the library.' > src/lib.rs \
-    && env -u CARGO_REGISTRY_INDEX cargo build --release --locked --bin codex-reset-proxy
+    && env -u CARGO_REGISTRY_INDEX cargo build --release --locked --target host-tuple --bin codex-reset-proxy
 
 # Copied files keep their times, which may lie before the empty program's build: touch makes them new.
 COPY src ./src
 RUN touch src/lib.rs src/main.rs \
-    && env -u CARGO_REGISTRY_INDEX cargo build --release --locked --bin codex-reset-proxy
+    && env -u CARGO_REGISTRY_INDEX cargo build --release --locked --target host-tuple --bin codex-reset-proxy
 
 FROM ${RUNTIME_IMAGE:-debian:bookworm-slim}
-LABEL org.opencontainers.image.title="codex-reset-proxy" \
+# What a release was built from; the version is that of Cargo.toml.
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.title="codex-reset-proxy" \
       org.opencontainers.image.description="A reverse proxy for LLM APIs that sends a request again when the upstream stays silent, and never after its first response byte" \
       org.opencontainers.image.licenses="Apache-2.0"
 
 COPY LICENSE /usr/share/doc/codex-reset-proxy/LICENSE
-COPY --from=build /build/target/release/codex-reset-proxy /usr/local/bin/codex-reset-proxy
+COPY --from=build /build/target/*/release/codex-reset-proxy /usr/local/bin/codex-reset-proxy
 
 # The port inside the container is fixed; the one outside is chosen where it is published.
 ENV LISTEN_HOST=0.0.0.0 \
@@ -44,6 +53,6 @@ ENV LISTEN_HOST=0.0.0.0 \
 EXPOSE 8788
 USER 65532:65532
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=5s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s --retries=3 \
     CMD ["/usr/local/bin/codex-reset-proxy", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/codex-reset-proxy"]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Arg, ArgAction, Command};
 use codex_reset_proxy::config::{Config, SETTINGS};
+use codex_reset_proxy::net::driver;
 
 /// Terminals are at least this wide.
 const COLUMNS: usize = 80;
@@ -26,11 +27,13 @@ pub(crate) enum Asked {
     Run,
     /// `--check`
     Check,
+    /// `--version`
+    Version,
     /// `healthcheck`
     Healthcheck,
 }
 
-/// Reads this process's arguments; `--help`, `--version` and errors are printed here, and come back
+/// Reads this process's arguments; `--help` and errors are printed here, and come back
 /// as the code to exit with.
 pub(crate) fn parse() -> Result<Asked, ExitCode> {
     let matches = command().try_get_matches().map_err(|error| {
@@ -41,6 +44,8 @@ pub(crate) fn parse() -> Result<Asked, ExitCode> {
         Asked::Healthcheck
     } else if matches.get_flag("check") {
         Asked::Check
+    } else if matches.get_flag("version") {
+        Asked::Version
     } else {
         Asked::Run
     })
@@ -48,16 +53,24 @@ pub(crate) fn parse() -> Result<Asked, ExitCode> {
 
 fn command() -> Command {
     Command::new("codex-reset-proxy")
-        .version(env!("CARGO_PKG_VERSION"))
         .about(concat!(env!("CARGO_PKG_DESCRIPTION"), "."))
         .after_help(settings_text())
         .args_conflicts_with_subcommands(true)
         .disable_help_subcommand(true)
+        .disable_version_flag(true)
         .arg(
             Arg::new("check")
                 .long("check")
                 .action(ArgAction::SetTrue)
                 .help("Check the settings, print those in effect and exit"),
+        )
+        .arg(
+            Arg::new("version")
+                .short('V')
+                .long("version")
+                .action(ArgAction::SetTrue)
+                .exclusive(true)
+                .help("Print version, commit and the driver it would run on here"),
         )
         .subcommand(
             Command::new("healthcheck")
@@ -68,7 +81,10 @@ fn command() -> Command {
 /// The table of variables as `--help` shows it: name and default, and the meaning below them.
 fn settings_text() -> String {
     let mut text = String::from(
-        "Settings are environment variables; unset and empty mean the default. Durations\n\
+        "Example:\n\
+         \x20 UPSTREAM_BASE_URL=https://api.openai.com codex-reset-proxy\n\
+         \x20 curl http://127.0.0.1:8788/v1/models -H \"Authorization: Bearer $KEY\"\n\n\
+         Settings are environment variables; unset and empty mean the default. Durations\n\
          are seconds, decimals allowed.\n",
     );
     for setting in SETTINGS {
@@ -88,10 +104,24 @@ fn settings_text() -> String {
         }
     }
     text.push_str(
-        "\n\nExit codes: 0 after SIGTERM or SIGINT, 1 when the start failed (a port in use),\n\
-         2 when settings or arguments are wrong.",
+        "\n\nMONOIO_FORCE_LEGACY_DRIVER=1 chooses epoll, whatever the kernel allows.\n\n\
+         Signals: SIGTERM and SIGINT end accepting; responses may go on for\n\
+         DRAIN_TIMEOUT_SECONDS. The next one ends the process at once.\n\n\
+         Exit codes: 0 after SIGTERM or SIGINT, 1 when the start failed (a port in use)\n\
+         or a second signal ended it, 2 when settings or arguments are wrong.",
     );
     text
+}
+
+/// What it is, and what the kernel and the limits allow it, for `--version`.
+pub(crate) fn version_text() -> String {
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("COMMIT"));
+    let driver = match driver::build() {
+        Ok((_, chosen)) if chosen.fallbacks.is_empty() => chosen.name.to_owned(),
+        Ok((_, chosen)) => format!("{} ({})", chosen.name, chosen.fallbacks.join("; ")),
+        Err(error) => format!("none ({error})"),
+    };
+    format!("codex-reset-proxy {version}\ncommit: {commit}\ndriver: {driver}\n")
 }
 
 /// The settings in effect, one a line, for `--check`.

@@ -21,7 +21,7 @@
 //!
 //! | row | what it is |
 //! |---|---|
-//! | `main`, `cli` | arguments, exit codes |
+//! | `main`, `cli`, `build` | arguments, exit codes, which commit it is |
 //! | [`worker`] | the cores: start, accept, drain |
 //! | [`exchange`], [`admin`] | the path; what operators look at |
 //! | [`relay`] | bytes after both commits |

@@ -1,10 +1,12 @@
 //! The program: what the command line asks for, then settings, then workers.
 mod cli;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use codex_reset_proxy::config::{Config, Fault, listen_from_env};
+use codex_reset_proxy::net::tls::TlsSettings;
 use codex_reset_proxy::telemetry::log;
 use codex_reset_proxy::worker;
 
@@ -23,17 +25,18 @@ fn main() -> ExitCode {
     match cli::parse() {
         Ok(Asked::Run) => run(),
         Ok(Asked::Check) => check(),
+        Ok(Asked::Version) => print(&cli::version_text()),
         Ok(Asked::Healthcheck) => healthcheck(),
         Err(exit) => exit,
     }
 }
 
 fn run() -> ExitCode {
-    let config = match Config::from_env() {
-        Ok(config) => config,
+    let (config, tls) = match settings() {
+        Ok(settings) => settings,
         Err(faults) => return bad_settings(&faults, EXIT_BAD_SETTINGS),
     };
-    match serve(&config) {
+    match serve(&config, tls.as_ref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error.to_string());
@@ -43,24 +46,33 @@ fn run() -> ExitCode {
 }
 
 /// Serves until it is told to stop.
-fn serve(config: &Config) -> io::Result<()> {
+fn serve(config: &Config, tls: Option<&TlsSettings>) -> io::Result<()> {
     let _last_lines = log::start(config.log_level, config.log_format);
-    worker::run(config)
+    worker::run(config, tls)
+}
+
+/// What the environment says, and the files that it names.
+fn settings() -> Result<(Config, Option<TlsSettings>), Vec<String>> {
+    let lines = |faults: Vec<_>| faults.iter().map(Fault::to_string).collect::<Vec<_>>();
+    let config = Config::from_env().map_err(lines)?;
+    let tls = TlsSettings::of(&config.upstream)?;
+    Ok((config, tls))
 }
 
 fn check() -> ExitCode {
-    let config = match Config::from_env() {
-        Ok(config) => config,
+    let (config, tls) = match settings() {
+        Ok(settings) => settings,
         Err(faults) => return bad_settings(&faults, EXIT_BAD_SETTINGS),
     };
-    if let Err(error) = worker::tls_settings(&config) {
-        complain(&error.to_string());
-        return ExitCode::from(EXIT_BAD_SETTINGS);
-    }
-    for warning in config.warnings() {
+    let of_tls = tls.and_then(|tls| tls.warning);
+    for warning in config.warnings().into_iter().chain(of_tls) {
         complain(&format!("warning: {warning}"));
     }
-    match io::stdout().write_all(cli::effective_text(&config).as_bytes()) {
+    print(&cli::effective_text(&config))
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::from(EXIT_FAILED),
     }
@@ -81,7 +93,7 @@ fn healthcheck() -> ExitCode {
     }
 }
 
-fn bad_settings(faults: &[Fault], exit: u8) -> ExitCode {
+fn bad_settings(faults: &[impl Display], exit: u8) -> ExitCode {
     for fault in faults {
         complain(&fault.to_string());
     }

@@ -29,6 +29,7 @@ use crate::net::mailbox::{Mailbox, Notice, Receiver, Sender, Whose, mailbox};
 use crate::net::quota::{Quota, Taken};
 use crate::net::resolver::{self, Addresses, Refresh};
 use crate::net::splice;
+use crate::net::supervisor;
 use crate::net::tcp::Tcp;
 use crate::net::tls::TlsSettings;
 use crate::net::{Instant, select, sleep, spawn};
@@ -61,12 +62,11 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// process at once.
 ///
 /// # Errors
-/// What stops the start: the port is in use, the CA file is unusable, no thread or ring to be had.
-pub fn run(config: &Config) -> io::Result<()> {
+/// What stops the start: the port is in use, no thread or ring to be had.
+pub fn run(config: &Config, tls: Option<&TlsSettings>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT])
         .map_err(|error| named(&error, "cannot listen for signals"))?;
     raise_descriptor_limit();
-    let tls = tls_settings(config)?;
     let listeners = bind_all(config.listen, config.workers)
         .map_err(|error| named(&error, &format!("cannot listen on {}", config.listen)))?;
     let listen = listeners[0].local_addr()?;
@@ -75,7 +75,7 @@ pub fn run(config: &Config) -> io::Result<()> {
         mailboxes,
         drained,
         drivers,
-    } = start_all(config, listeners, tls.as_ref())
+    } = start_all(config, listeners, tls)
         .map_err(|error| named(&error, "cannot start the workers"))?;
     if let Some(listener) = admin {
         let about = About::new(config, listen, names(&drivers));
@@ -83,7 +83,8 @@ pub fn run(config: &Config) -> io::Result<()> {
         admin::start(listener, config, about, mailboxes.clone())
             .map_err(|error| named(&error, "cannot start the admin listener"))?;
     }
-    announce(config, listen, &drivers);
+    announce(config, tls, listen, &drivers);
+    supervisor::tell("READY=1");
 
     let (handle, workers) = (signals.handle(), config.workers);
     let joined = thread::Builder::new()
@@ -108,6 +109,7 @@ pub fn run(config: &Config) -> io::Result<()> {
             "draining, at most {} s",
             config.drain_timeout.as_secs_f64()
         );
+        supervisor::tell("STOPPING=1");
         for mailbox in &mailboxes {
             mailbox.send(Notice::Drain);
         }
@@ -202,14 +204,20 @@ fn names(chosen: &[Chosen]) -> String {
     Vec::from_iter(names).join(" and ")
 }
 
-fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
+fn announce(
+    config: &Config,
+    tls: Option<&TlsSettings>,
+    listen: std::net::SocketAddr,
+    chosen: &[Chosen],
+) {
     let upstream = &config.upstream;
     // One ring may be refused where another was not: locked memory is counted for all together.
     let reasons: BTreeSet<_> = chosen.iter().flat_map(|chosen| &chosen.fallbacks).collect();
     for reason in reasons {
         warn!("falling back to another driver: {reason}");
     }
-    for warning in config.warnings() {
+    let of_tls = tls.and_then(|tls| tls.warning.clone());
+    for warning in config.warnings().into_iter().chain(of_tls) {
         warn!("{warning}");
     }
     let driver = names(chosen);
@@ -224,18 +232,6 @@ fn announce(config: &Config, listen: std::net::SocketAddr, chosen: &[Chosen]) {
         upstream.authority,
         upstream.path
     );
-}
-
-/// What an `https://` upstream needs.
-///
-/// # Errors
-/// The CA file is unusable.
-pub fn tls_settings(config: &Config) -> io::Result<Option<TlsSettings>> {
-    let upstream = &config.upstream;
-    let settings = upstream
-        .tls
-        .then(|| TlsSettings::new(&upstream.host, upstream.ca_file.as_deref()));
-    settings.transpose().map_err(io::Error::other)
 }
 
 /// This core's part of a limit of the whole process; 0 = no limit.

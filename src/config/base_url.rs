@@ -1,8 +1,9 @@
 //! `UPSTREAM_BASE_URL` taken apart, and shown without what may be secret in it.
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::Uri;
 
+use super::Upstream;
 use super::environment::{Environment, Read};
 
 /// Longest name in the DNS, and longest label of one (RFC 1035 2.3.4).
@@ -21,7 +22,8 @@ pub(super) struct BaseUrl {
 pub(super) fn read(env: &mut Environment) -> Read<BaseUrl> {
     const NAME: &str = "UPSTREAM_BASE_URL";
     let Some(text) = env.text(NAME)? else {
-        let problem = "is not set; an http:// or https:// URL is required";
+        let problem = "is not set: write the URL of the API to forward to, such as \
+                       https://api.openai.com; --help has all settings";
         return Err(env.fault_unseen(NAME, problem));
     };
     parse_base_url(&text).map_err(|problem| env.fault(NAME, &printable(&text), problem.to_owned()))
@@ -31,6 +33,12 @@ pub(super) fn read(env: &mut Environment) -> Read<BaseUrl> {
 fn parse_base_url(text: &str) -> Result<BaseUrl, &'static str> {
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("holds white space or a control character; a URL has neither");
+    }
+    if text.starts_with(['"', '\'']) {
+        return Err("begins with a quotation mark; write it without");
+    }
+    if !text.contains("://") && parse_base_url(&format!("https://{text}")).is_ok() {
+        return Err("lacks its scheme; put https:// before it, or http:// for an API without TLS");
     }
     // `Uri` drops a fragment without a word.
     if text.contains('#') {
@@ -73,6 +81,22 @@ fn parse_base_url(text: &str) -> Result<BaseUrl, &'static str> {
         authority: authority.as_str().to_owned(),
         path: path.to_owned(),
     })
+}
+
+impl Upstream {
+    /// What to say where keys and bodies go, for anybody to read, to a name that does not look like one
+    /// in a network of one's own.
+    pub(super) fn overheard(&self) -> Option<String> {
+        let host = &self.host;
+        let is_name = host.contains('.') && host.parse::<IpAddr>().is_err();
+        let ours = host.ends_with(".local") || host.ends_with(".internal");
+        (is_name && !self.tls && !ours).then(|| {
+            format!(
+                "UPSTREAM_BASE_URL is http://: keys and bodies go to {host} unencrypted, and a redirect may \
+                 be all that comes back. Write https:// unless {host} is in a network of your own."
+            )
+        })
+    }
 }
 
 /// What of a base URL may be shown: neither userinfo, nor a query, where keys are put as well.
@@ -263,6 +287,24 @@ mod tests {
             &long_name,
         ] {
             assert!(parse_base_url(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_easily_left_out_or_left_in_is_named() {
+        for (text, part) in [
+            ("api.openai.com", "put https:// before it"),
+            ("api.openai.com/v1", "put https:// before it"),
+            ("localhost:8080", "put https:// before it"),
+            ("[::1]:8080/v1", "put https:// before it"),
+            ("\"https://a\"", "without"),
+            ("'https://a'", "without"),
+            ("https//a", "not an http:// or https:// URL"),
+            ("/v1", "not an http:// or https:// URL"),
+            ("user:pass@a", "not an http:// or https:// URL"),
+        ] {
+            let fault = parse_base_url(text).err().unwrap_or_default();
+            assert!(fault.contains(part), "{text} {fault}");
         }
     }
 

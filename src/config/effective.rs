@@ -2,13 +2,14 @@
 use std::time::Duration;
 
 use super::settings::{SETTINGS, UNSET};
-use super::{Attempts, ClientLimits, Config, Credential, Upstream};
+use super::{Attempts, ClientLimits, Config, Credential, PemFile, Upstream};
 
 /// Stands for a secret that is set; the same for every secret, so that it tells no length.
 pub(super) const MASK: &str = "********";
 
 /// Stands for a setting without effect.
 const UNUSED: &str = "not used: UPSTREAM_API_KEY is unset";
+const NO_TLS: &str = "not used: UPSTREAM_BASE_URL is http://";
 const NO_ADMIN: &str = "not used: ADMIN_PORT is unset";
 
 impl Config {
@@ -85,6 +86,7 @@ impl Upstream {
             path,
             credential,
             ca_file,
+            client_certificate,
             connections_max,
             idle_timeout,
         } = self;
@@ -98,15 +100,23 @@ impl Upstream {
             }) => (name.clone(), format!("{prefix:?}")),
             None => (UNUSED.to_owned(), UNUSED.to_owned()),
         };
-        let ca_file = ca_file
-            .as_ref()
-            .map_or(UNSET.to_owned(), |path| path.display().to_string());
+        let path_of = |file: Option<&PemFile>| match file {
+            Some(_) if !tls => NO_TLS.to_owned(),
+            Some(file) => file.path.display().to_string(),
+            None => UNSET.to_owned(),
+        };
+        let own = client_certificate.as_ref();
         vec![
             ("UPSTREAM_BASE_URL", format!("{scheme}://{authority}{path}")),
             ("UPSTREAM_API_KEY", masked(credential.is_some()).to_owned()),
             ("UPSTREAM_API_KEY_HEADER", name),
             ("UPSTREAM_API_KEY_PREFIX", prefix),
-            ("UPSTREAM_CA_FILE", ca_file),
+            ("UPSTREAM_CA_FILE", path_of(ca_file.as_ref())),
+            (
+                "UPSTREAM_CLIENT_CERT_FILE",
+                path_of(own.map(|own| &own.chain)),
+            ),
+            ("UPSTREAM_CLIENT_KEY_FILE", path_of(own.map(|own| &own.key))),
             ("UPSTREAM_MAX_CONNECTIONS", connections_max.to_string()),
             ("UPSTREAM_IDLE_TIMEOUT_SECONDS", seconds(*idle_timeout)),
         ]

@@ -1,10 +1,11 @@
 //! The environment as settings: parsed one variable at a time, bounded, every fault reported at once.
 //!
 //! `settings` is the table of all variables; `read` makes a `Config` of them, with `upstream` for where
-//! requests go (`base_url`, `credential`, `outbound`), `addresses` for where to listen and `environment` for one variable; `effective` writes a
-//! `Config` back for people.
+//! requests go (`base_url`, `credential`, `certificates`, `outbound`), `addresses` for where to listen and
+//! `environment` for one variable; `effective` writes a `Config` back for people.
 mod addresses;
 mod base_url;
+mod certificates;
 mod credential;
 mod effective;
 mod environment;
@@ -71,12 +72,31 @@ pub struct Upstream {
     pub path: String,
     /// The field that replaces the client's own, when a key is set.
     pub credential: Option<Credential>,
-    /// PEM file with roots added to the built-in ones.
-    pub ca_file: Option<PathBuf>,
+    /// Roots added to the built-in ones.
+    pub ca_file: Option<PemFile>,
+    /// What an upstream is shown that asks for a certificate.
+    pub client_certificate: Option<ClientCertificate>,
     /// Connections of the whole process; 0 = no limit.
     pub connections_max: usize,
     /// How long an idle connection is kept.
     pub idle_timeout: Duration,
+}
+
+/// A PEM file that can be read, and the variable that names it. Its `Display` says both.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct PemFile {
+    pub name: &'static str,
+    pub path: PathBuf,
+}
+
+/// `UPSTREAM_CLIENT_CERT_FILE` and `UPSTREAM_CLIENT_KEY_FILE`.
+#[derive(Clone)]
+pub struct ClientCertificate {
+    /// The certificate, then those between it and its root.
+    pub chain: PemFile,
+    /// The key of the first of them.
+    pub key: PemFile,
 }
 
 /// `OUTBOUND_PROXY`. Its `Display` is the URL without the login.

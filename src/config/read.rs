@@ -60,6 +60,7 @@ impl Config {
                 admin.port()
             ));
         }
+        warnings.extend(self.upstream.overheard());
         if self.client.body_bytes_max > self.buffered_bytes_max {
             warnings.push(format!(
                 "MAX_REQUEST_BODY_BYTES is {}, but a body of more than MAX_BUFFERED_BYTES, which is {}, \
@@ -67,6 +68,7 @@ impl Config {
                 self.client.body_bytes_max, self.buffered_bytes_max
             ));
         }
+        warnings.extend(self.upstream.warning());
         warnings
     }
 }
@@ -265,6 +267,8 @@ mod tests {
             ("MAX_BUFFERED_BYTES", "0"),
             ("MAX_CLIENT_CONNECTIONS", "0"),
             ("UPSTREAM_CA_FILE", "/no/such/file"),
+            ("UPSTREAM_CLIENT_CERT_FILE", "/no/such/file"),
+            ("UPSTREAM_CLIENT_KEY_FILE", "/"),
             ("UPSTREAM_MAX_CONNECTIONS", "-1"),
             ("UPSTREAM_IDLE_TIMEOUT_SECONDS", "0"),
             ("OUTBOUND_PROXY", "socks4://127.0.0.1"),

@@ -50,13 +50,14 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "PROXY_PORT",
         "8788",
-        "Port on the host that Docker Compose publishes, on 127.0.0.1. Without Compose the \
-         listening port as well, unless LISTEN_PORT is set.",
+        "Port on the host that Docker Compose publishes. Without Compose the listening port \
+         as well, unless LISTEN_PORT is set.",
     ),
     setting(
         "LISTEN_HOST",
         "127.0.0.1",
-        "IP address to listen on. The container sets 0.0.0.0.",
+        "IP address to listen on. Docker Compose publishes the port there; inside the container it \
+         is 0.0.0.0.",
     ),
     setting(
         "LISTEN_PORT",
@@ -135,6 +136,17 @@ pub const SETTINGS: &[Setting] = &[
         UNSET,
         "PEM file with roots added to the built-in ones. While unset, SSL_CERT_FILE is honoured \
          the same way.",
+    ),
+    setting(
+        "UPSTREAM_CLIENT_CERT_FILE",
+        UNSET,
+        "PEM file with the certificate for an upstream that asks for one, and with those between it \
+         and its root.",
+    ),
+    setting(
+        "UPSTREAM_CLIENT_KEY_FILE",
+        UNSET,
+        "PEM file with its key, not encrypted; may be the same file.",
     ),
     setting(
         "UPSTREAM_MAX_CONNECTIONS",

@@ -32,11 +32,25 @@ fn bind_one(addr: SocketAddr, share: bool) -> io::Result<StdTcpListener> {
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, share)?;
     set_options(&socket, None)?;
-    bind(&socket, &addr)?;
+    bind(&socket, &addr).map_err(refused)?;
     if share {
         listen(&socket, BACKLOG)?;
     }
     Ok(socket.into())
+}
+
+/// Why an address cannot be had, for who has chosen it.
+fn refused(error: Errno) -> io::Error {
+    let why = match error {
+        Errno::ADDRNOTAVAIL => "no interface of this machine has this address",
+        Errno::ACCESS => {
+            "ports below net.ipv4.ip_unprivileged_port_start, mostly 1024, take CAP_NET_BIND_SERVICE: \
+             choose another"
+        }
+        error => return error.into(),
+    };
+    let error = io::Error::from(error);
+    io::Error::new(error.kind(), format!("{error}: {why}"))
 }
 
 /// A listener on its core.

@@ -15,6 +15,7 @@ pub mod resolver;
 pub mod socket;
 pub mod splice;
 pub mod stream;
+pub mod supervisor;
 pub mod tcp;
 pub mod tls;
 

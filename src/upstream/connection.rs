@@ -242,8 +242,8 @@ impl Upstream {
         let user_timeout = stall.max(USER_TIMEOUT_MIN);
         let tcp = course.connected(Tcp::connect(way.addr, user_timeout).await);
         let to = match self.outbound {
-            Some(_) => "outbound proxy",
-            None => "upstream",
+            Some(_) => "outbound proxy (OUTBOUND_PROXY)",
+            None => "upstream (UPSTREAM_BASE_URL)",
         };
         let tcp = tcp.map_err(|error| Failure::Connect(to, error))?;
         if let Some(outbound) = &self.outbound {

@@ -50,6 +50,9 @@ impl Failure {
         limits: Limits,
     ) -> Self {
         match (write_error, read) {
+            // TLS 1.3 tells what is wrong with our certificate after the handshake, and perhaps after
+            // the request has gone out: what is sent then is not looked at.
+            (_, Err(error)) if is_certificate_error(&error) => Self::Handshake(error),
             (Some(error), _) if error.kind() == io::ErrorKind::TimedOut => {
                 Self::WriteTimeout(limits.write)
             }
@@ -83,8 +86,8 @@ impl Failure {
         }
     }
 
-    /// Whether another attempt may fare better. A certificate that is not trusted and a name that
-    /// does not exist stay so.
+    /// Whether another attempt may fare better. A certificate that is not trusted, theirs or ours, and a
+    /// name that does not exist stay so.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::NoSuchName(_) => false,

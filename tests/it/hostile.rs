@@ -1,16 +1,14 @@
 //! Peers that pipeline, stall, half-close, flood or break the rules harm nobody but themselves.
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, prlimit};
-use rustls::crypto::ring;
+use rustls::ServerConnection;
 use rustls::version::TLS12;
-use rustls::{ServerConfig, ServerConnection};
 
 use crate::support::net::eventually;
 use crate::support::{
@@ -179,7 +177,7 @@ fn an_upstream_that_ends_its_session_and_sends_on_does_not_stall_the_core() {
     let authority = Authority::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://{}", listener.local_addr().unwrap());
-    let config = tls_1_2(&authority);
+    let config = authority.issue(|_| ()).server_by(&[&TLS12], None);
     let (sent, was_sent) = mpsc::channel();
     let upstream = thread::spawn(move || {
         let (mut tcp, _) = listener.accept().unwrap();
@@ -344,16 +342,6 @@ fn is_reset(tcp: &TcpStream) -> bool {
     let mut fds = [PollFd::new(tcp, PollFlags::RDHUP)];
     poll(&mut fds, Some(&limit)).unwrap();
     fds[0].revents().contains(PollFlags::ERR)
-}
-
-/// A server's configuration with TLS 1.2 only.
-fn tls_1_2(authority: &Authority) -> Arc<ServerConfig> {
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&TLS12])
-        .unwrap()
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::clone(&authority.server().cert_resolver));
-    Arc::new(config)
 }
 
 /// Shakes hands up to the server's last flight, which is not sent yet.

@@ -1,95 +1,38 @@
 //! Through proxies that others have written: dante and tinyproxy, where they are installed.
-use std::fs;
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::{self, Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use crate::support::net::within;
 use crate::support::{
-    Authority, Client, DEADLINE, OK, Origin, Peer, Proxy, RESCUE, Vacant, closes, get, hangs,
+    Authority, Client, OK, Origin, Peer, Proxy, RESCUE, Server, Vacant, closes, get, hangs,
     pattern, post,
 };
 
 const ALONE: (&str, &str) = ("WORKERS", "1");
 
-/// Another's proxy, as long as this lives.
-struct Server {
-    child: Child,
-    folder: PathBuf,
-    addr: SocketAddr,
+/// SOCKS 5 by dante, which lets through what `rules` say, by a login or by `none`.
+fn start_dante(method: &str, rules: &str) -> Option<Server> {
+    let me = rustix::process::getuid().as_raw();
+    // Only root can become somebody else.
+    let user = if me == 0 {
+        "user.unprivileged: nobody\n"
+    } else {
+        ""
+    };
+    Server::start("danted", |port, folder| {
+        let text = format!(
+            "logoutput: stderr\ninternal: 127.0.0.1 port = {port}\nexternal: lo\n{user}\
+             clientmethod: none\nsocksmethod: {method}\nclient pass {{ from: 0/0 to: 0/0 }}\n{rules}"
+        );
+        folder.write("conf", text);
+        ["-f", "conf", "-p", "pid"].map(str::to_owned).into()
+    })
 }
 
-impl Server {
-    /// Starts `name` with a configuration, as made for a port and a folder of its own. `None` where it is
-    /// not installed.
-    fn start(
-        name: &str,
-        arguments: &[&str],
-        configured: impl Fn(u16, &str) -> String,
-    ) -> Option<Self> {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let paths = ["/usr/sbin", "/usr/bin"].map(|folder| format!("{folder}/{name}"));
-        let Some(path) = paths.iter().find(|path| fs::metadata(path).is_ok()) else {
-            eprintln!("SKIPPED: {name} is not installed, nobody connects through it");
-            return None;
-        };
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = format!("codex-reset-proxy-{name}-{}-{number}", process::id());
-        let folder = std::env::temp_dir().join(folder);
-        fs::create_dir(&folder).unwrap();
-        let addr = Vacant::new().addr;
-        let text = configured(addr.port(), folder.to_str().unwrap());
-        fs::write(folder.join("conf"), text).unwrap();
-        let log = fs::File::create(folder.join("log")).unwrap();
-        let mut command = Command::new(path);
-        command.args(arguments).current_dir(&folder);
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap());
-        let server = Self {
-            child: command.stderr(log).spawn().unwrap(),
-            folder,
-            addr,
-        };
-        let listens = within(DEADLINE, || TcpStream::connect(addr).is_ok());
-        let log = fs::read_to_string(server.folder.join("log")).unwrap();
-        assert!(listens, "{name} does not listen: {log}");
-        Some(server)
-    }
-
-    /// SOCKS 5 by dante, which lets through what `rules` say, by a login or by `none`.
-    fn dante(method: &str, rules: &str) -> Option<Self> {
-        let me = rustix::process::getuid().as_raw();
-        Self::start("danted", &["-f", "conf", "-p", "pid"], |port, _| {
-            // Only root can become somebody else.
-            let user = if me == 0 {
-                "user.unprivileged: nobody\n"
-            } else {
-                ""
-            };
-            format!(
-                "logoutput: stderr\ninternal: 127.0.0.1 port = {port}\nexternal: lo\n{user}\
-                 clientmethod: none\nsocksmethod: {method}\nclient pass {{ from: 0/0 to: 0/0 }}\n{rules}"
-            )
-        })
-    }
-
-    /// CONNECT by tinyproxy, which lets `user` through to the ports that `rules` say.
-    fn tinyproxy(rules: &str) -> Option<Self> {
-        Self::start("tinyproxy", &["-d", "-c", "conf"], |own, _| {
-            format!("Port {own}\nListen 127.0.0.1\nTimeout 60\nBasicAuth user p4.ss\n{rules}")
-        })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+/// CONNECT by tinyproxy, which lets `user` through to the ports that `rules` say.
+fn start_tinyproxy(rules: &str) -> Option<Server> {
+    Server::start("tinyproxy", |port, folder| {
+        let text =
+            format!("Port {port}\nListen 127.0.0.1\nTimeout 60\nBasicAuth user p4.ss\n{rules}");
+        folder.write("conf", text);
+        ["-d", "-c", "conf"].map(str::to_owned).into()
+    })
 }
 
 const PASS: &str = "socks pass { from: 0/0 to: 0/0 }\n";
@@ -154,7 +97,7 @@ fn assert_fails(outbound: &str, port: u16, words: &str, again: bool) {
 
 #[test]
 fn everything_goes_through_dante() {
-    let Some(dante) = Server::dante("none", PASS) else {
+    let Some(dante) = start_dante("none", PASS) else {
         return;
     };
     assert_passes(&format!("socks5://{}", dante.addr), "localhost");
@@ -166,20 +109,20 @@ fn everything_goes_through_dante() {
 fn dantes_refusals_are_understood() {
     let vacant = Vacant::new();
     let port = vacant.addr.port();
-    let Some(dante) = Server::dante("none", PASS) else {
+    let Some(dante) = start_dante("none", PASS) else {
         return;
     };
     let refused = "the upstream refused the connection (SOCKS code 5)";
     assert_fails(&format!("socks5://{}", dante.addr), port, refused, true);
 
     let block = "socks block { from: 0/0 to: 127.0.0.0/8 }\n";
-    let Some(dante) = Server::dante("none", block) else {
+    let Some(dante) = start_dante("none", block) else {
         return;
     };
     let rules = "not allowed by its rules (SOCKS code 2)";
     assert_fails(&format!("socks5://{}", dante.addr), port, rules, false);
 
-    let Some(dante) = Server::dante("username", PASS) else {
+    let Some(dante) = start_dante("username", PASS) else {
         return;
     };
     let wanted = "wants a user and a password";
@@ -192,7 +135,7 @@ fn dantes_refusals_are_understood() {
 #[test]
 fn everything_goes_through_tinyproxy() {
     // Any port: it is the upstream's that is asked for, and that is chosen later.
-    let Some(tinyproxy) = Server::tinyproxy("") else {
+    let Some(tinyproxy) = start_tinyproxy("") else {
         return;
     };
     let url = format!("http://user:p4%2ess@{}", tinyproxy.addr);
@@ -204,7 +147,7 @@ fn everything_goes_through_tinyproxy() {
 fn tinyproxys_refusals_are_understood() {
     let vacant = Vacant::new();
     let port = vacant.addr.port();
-    let Some(tinyproxy) = Server::tinyproxy(&format!("ConnectPort {port}\n")) else {
+    let Some(tinyproxy) = start_tinyproxy(&format!("ConnectPort {port}\n")) else {
         return;
     };
     let at = |login: &str| format!("http://{login}{}", tinyproxy.addr);

@@ -142,8 +142,16 @@ impl Origin {
         authority: &Authority,
         turns: impl FnMut(usize) -> Option<Act> + Send + 'static,
     ) -> Self {
+        Self::serves_tls_in_turn_with(authority.server(), turns)
+    }
+
+    /// The same with a server's configuration of its own.
+    pub fn serves_tls_in_turn_with(
+        config: Arc<ServerConfig>,
+        turns: impl FnMut(usize) -> Option<Act> + Send + 'static,
+    ) -> Self {
         let script = Script::InTurn(Box::new(turns));
-        Self::start(listener(), script, Some(authority.server()))
+        Self::start(listener(), script, Some(config))
     }
 
     pub fn serves_tls(

@@ -167,6 +167,21 @@ impl Peer {
         flight
     }
 
+    /// TLS: how many certificates the proxy has shown.
+    pub fn certificates(&self) -> usize {
+        let wire = self.wire.as_ref().unwrap();
+        let Stream::Tls(tls) = &wire.stream else {
+            panic!("not TLS")
+        };
+        tls.conn.peer_certificates().map_or(0, <[_]>::len)
+    }
+
+    /// How many bytes have come and are not read yet, up to 64 KiB.
+    pub fn waiting(&self) -> usize {
+        let wire = self.wire.as_ref().unwrap();
+        wire.stream.tcp().peek(&mut [0; 64 << 10]).unwrap()
+    }
+
     fn note_handshake(&mut self) {
         let noted = std::mem::replace(&mut self.handshake_noted, true);
         let wire = self.wire.as_ref().unwrap();

@@ -1,20 +1,29 @@
-//! A certificate authority of the test's own, and servers that it vouches for.
-use std::fs;
-use std::path::PathBuf;
-use std::process;
+//! A certificate authority of the test's own, and servers and clients that it vouches for.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::ServerConfig;
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair,
+};
 use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+
+use super::Folder;
 
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
-    /// The authority's certificate as PEM, for UPSTREAM_CA_FILE.
-    file: PathBuf,
     names: Vec<String>,
+    _folder: Folder,
+    /// The authority's certificate as PEM, for UPSTREAM_CA_FILE.
+    file: String,
+}
+
+/// A certificate and its key.
+pub struct Issued {
+    pub certificate: Certificate,
+    pub key: KeyPair,
 }
 
 impl Authority {
@@ -26,47 +35,103 @@ impl Authority {
     /// Vouches for these names.
     pub fn of(names: &[&str]) -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
+        // Each has a name of its own, or one would be blamed for what another has signed.
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Self::named(&format!("codex-reset-proxy test authority {number}"), names)
+    }
+
+    /// The same by the name `own`.
+    pub fn named(own: &str, names: &[&str]) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        let name = "codex-reset-proxy test authority";
-        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name.push(DnType::CommonName, own);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("codex-reset-proxy-test-{}-{number}.pem", process::id());
-        let file = std::env::temp_dir().join(name);
-        fs::write(&file, issuer.pem()).unwrap();
+        let folder = Folder::new();
         Self {
+            file: folder.write("ca.pem", issuer.pem()),
+            _folder: folder,
             issuer,
-            file,
             names: names.iter().map(|name| (*name).to_owned()).collect(),
         }
     }
 
     pub fn file(&self) -> &str {
-        self.file.to_str().unwrap()
+        &self.file
+    }
+
+    pub fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// A certificate for its names, with whatever else `changed` says.
+    pub fn issue(&self, changed: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let mut params = CertificateParams::new(self.names.clone()).unwrap();
+        changed(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Issued { certificate, key }
     }
 
     /// A server's configuration: one for all its connections, so that sessions are resumed.
     pub fn server(&self) -> Arc<ServerConfig> {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(self.names.clone()).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-            )
+        self.issue(|_| ()).server()
+    }
+}
+
+impl Issued {
+    /// A server that shows it.
+    pub fn server(self) -> Arc<ServerConfig> {
+        self.server_by(rustls::ALL_VERSIONS, None)
+    }
+
+    /// The same by these versions of TLS; it wants a certificate that `asking` has issued.
+    pub fn server_by(
+        self,
+        versions: &[&'static SupportedProtocolVersion],
+        asking: Option<&Authority>,
+    ) -> Arc<ServerConfig> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)
             .unwrap();
+        let builder = match asking {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.issuer.der().clone()).unwrap();
+                let roots = Arc::new(roots);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
+        let chain = vec![self.certificate.der().clone()];
+        let mut config = builder.with_single_cert(chain, key).unwrap();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
     }
 }
 
-impl Drop for Authority {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.file);
+/// A certificate in a file with its key, for UPSTREAM_CLIENT_CERT_FILE and UPSTREAM_CLIENT_KEY_FILE.
+pub struct Shown {
+    file: String,
+    _folder: Folder,
+}
+
+impl Shown {
+    pub fn new(issued: &Issued) -> Self {
+        let folder = Folder::new();
+        let both = issued.key.serialize_pem() + &issued.certificate.pem();
+        Self {
+            file: folder.write("both.pem", both),
+            _folder: folder,
+        }
+    }
+
+    pub fn settings(&self) -> [(&str, &str); 2] {
+        [
+            ("UPSTREAM_CLIENT_CERT_FILE", &self.file),
+            ("UPSTREAM_CLIENT_KEY_FILE", &self.file),
+        ]
     }
 }

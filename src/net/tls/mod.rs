@@ -3,17 +3,20 @@
 //! monoio-rustls is not used here: a read that timed out makes its next one panic, and its fixed
 //! 16 KiB buffers cost twice the CPU. Ciphertext is read into a pooled buffer that is held only while
 //! there are bytes in it.
+mod fault;
+mod settings;
+
 use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, Write};
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
+use rustls::{ClientConnection, HandshakeKind};
 
+pub use self::fault::is_certificate_error;
+pub use self::settings::TlsSettings;
+
+use self::fault::invalid;
+use self::settings::Asked;
 use crate::net::buffer::{Buffer, LARGE_BYTES};
 use crate::net::tcp::Tcp;
 
@@ -22,55 +25,6 @@ const WRITE_BYTES_MAX: usize = 48 << 10;
 /// Reads at once of records that carry no data: an upstream that sends nothing else must not keep the
 /// core.
 const READS_MAX: usize = 16;
-/// Sessions remembered for resumption, of all cores together.
-const SESSIONS_MAX: usize = 256;
-
-/// What every session starts from; shared by all cores, so that each may resume another's session.
-#[derive(Clone)]
-pub struct TlsSettings {
-    config: Arc<ClientConfig>,
-    /// What the certificate has to bear: a DNS name or an IP address.
-    name: ServerName<'static>,
-}
-
-impl TlsSettings {
-    /// Trusts the built-in roots and those of `ca_file`, a PEM file.
-    ///
-    /// # Errors
-    /// One line that names what is at fault.
-    pub fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, String> {
-        let no_name = |_| format!("{host} is no DNS name or IP address");
-        Ok(Self {
-            config: client_config(ca_file)?,
-            name: ServerName::try_from(host.to_owned()).map_err(no_name)?,
-        })
-    }
-}
-
-fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    if let Some(path) = ca_file {
-        let name = path.display();
-        let unreadable = |error| format!("{name}: {error}");
-        let pem = CertificateDer::pem_file_iter(path).map_err(unreadable)?;
-        let certificates = pem.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
-        // Bundles of a system hold certificates that are too odd to be used; one that can be is enough.
-        let (added, ignored) = roots.add_parsable_certificates(certificates);
-        if added == 0 {
-            return Err(format!(
-                "{name}: no usable certificate ({ignored} unusable)"
-            ));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-    Ok(Arc::new(config))
-}
 
 /// A TLS session on a connection of its own. May be read and written at the same time.
 pub struct Tls {
@@ -79,7 +33,9 @@ pub struct Tls {
     /// Received and not yet given to the session.
     ciphertext: RefCell<Buffer>,
     /// What the session failed with; told after the plaintext that came before it.
-    error: RefCell<Option<rustls::Error>>,
+    error: RefCell<Option<io::Error>>,
+    /// Whether the peer has asked who we are.
+    asked: Cell<Asked>,
     /// The last read stopped for want of room: the session may hold more, whatever the socket says.
     more: Cell<bool>,
     flushing: Cell<bool>,
@@ -89,16 +45,18 @@ impl Tls {
     /// Shakes hands on `tcp`. Dropping the future gives the connection up.
     ///
     /// # Errors
-    /// `InvalidData` holding a [`rustls::Error`] where the peer's certificate or messages are at
-    /// fault, otherwise what the socket said.
+    /// `InvalidData` where certificates or the peer's messages are at fault, otherwise what the socket
+    /// said.
     pub async fn handshake(tcp: Tcp, settings: &TlsSettings, stall: Duration) -> io::Result<Self> {
         let (config, name) = (settings.config.clone(), settings.name.clone());
-        let session = ClientConnection::new(config, name).map_err(invalid)?;
+        let session =
+            ClientConnection::new(config, name).map_err(|error| invalid(error, Asked::No))?;
         let tls = Self {
             tcp,
             session: RefCell::new(session),
             ciphertext: RefCell::new(Buffer::empty()),
             error: RefCell::new(None),
+            asked: Cell::new(Asked::No),
             more: Cell::new(false),
             flushing: Cell::new(false),
         };
@@ -114,7 +72,7 @@ impl Tls {
             while tls.session.borrow().is_handshaking() && tls.feed()? {}
             if let Some(error) = tls.error.take() {
                 let _ = tls.flush(stall).await; // the alert that says why
-                return Err(invalid(error));
+                return Err(error);
             }
         }
         tls.flush(stall).await?;
@@ -233,7 +191,7 @@ impl Tls {
             if self.error.borrow().is_some() {
                 self.more.set(true);
                 return match self.error.take() {
-                    Some(error) if count == 0 => Err(invalid(error)),
+                    Some(error) if count == 0 => Err(error),
                     error => {
                         self.error.replace(error);
                         Ok(Some(count))
@@ -261,8 +219,10 @@ impl Tls {
             return Ok(false);
         }
         ciphertext.consume(taken);
-        if let Err(error) = session.process_new_packets() {
-            self.error.replace(Some(error));
+        let processed = session.process_new_packets();
+        self.asked.set(self.asked.get().or_now());
+        if let Err(error) = processed {
+            self.error.replace(Some(invalid(error, self.asked.get())));
             ciphertext.clear();
         }
         Ok(true)
@@ -295,19 +255,4 @@ impl Tls {
         self.flushing.set(false);
         result
     }
-}
-
-fn invalid(error: rustls::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-/// Whether `error` says that the peer's certificate is not to be trusted: asking again is no use.
-pub fn is_certificate_error(error: &io::Error) -> bool {
-    let inner = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    matches!(
-        inner,
-        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)
-    )
 }
