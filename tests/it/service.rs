@@ -75,7 +75,11 @@ fn systemd_takes_the_units_in_the_readme_and_calls_the_service_safe() {
         "{taken:?}"
     );
     let socket = file.with_extension("socket");
-    fs::write(&socket, block("```ini\n# /etc/systemd/system/codex-reset-proxy.socket\n")).unwrap();
+    fs::write(
+        &socket,
+        block("```ini\n# /etc/systemd/system/codex-reset-proxy.socket\n"),
+    )
+    .unwrap();
     let taken = analyze(&["verify", "--man=no"], &socket).unwrap();
     assert!(
         taken.status.success() && taken.stderr.is_empty(),
