@@ -373,7 +373,9 @@ async fn hear(mut mailbox: Mailbox<Notice>, index: usize, door: Rc<Door>) {
     while let Some(notice) = mailbox.next().await {
         match notice {
             Notice::Drain => core.drain.start(),
-            Notice::Resolved(whose, resolved) => core.upstream.resolved(whose, resolved),
+            Notice::Resolved(whose, resolved, began) => {
+                core.upstream.resolved(whose, resolved, began);
+            }
             Notice::Report(to) => {
                 to.send_at_once(Report::of_core(index, door.gauges()));
                 sleep(REPORT_PAUSE).await;
