@@ -1,9 +1,11 @@
 //! The cores: one thread, one runtime, one listener each. Start, accept, drain.
+mod listening;
+
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::future::pending;
 use std::io;
-use std::net::TcpListener as StdTcpListener;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::process;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -15,6 +17,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
+use self::listening::{Listening, Shutters, named};
 use crate::admin;
 use crate::admin::about::About;
 use crate::config::{Config, OutboundProtocol};
@@ -24,8 +27,8 @@ use crate::net::catch::caught;
 use crate::net::deadline::Deadline;
 use crate::net::drain::Drain;
 use crate::net::driver::{self, Chosen, Runtime};
-use crate::net::listener::{BACKLOG, Listener, bind_all};
-use crate::net::mailbox::{Mailbox, Notice, Receiver, Sender, Whose, mailbox};
+use crate::net::listener::{BACKLOG, Listener, Whose};
+use crate::net::mailbox::{self, Mailbox, Notice, Receiver, Sender, mailbox};
 use crate::net::quota::{Quota, Taken};
 use crate::net::resolver::{self, Addresses, Refresh};
 use crate::net::splice;
@@ -62,57 +65,72 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// process at once.
 ///
 /// # Errors
-/// What stops the start: the port is in use, no thread or ring to be had.
+/// What stops the start: a port is in use, no thread or ring to be had.
 pub fn run(config: &Config, tls: Option<&TlsSettings>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])
+    let signals = Signals::new([SIGTERM, SIGINT])
         .map_err(|error| named(&error, "cannot listen for signals"))?;
     raise_descriptor_limit();
-    let listeners = bind_all(config.listen, config.workers)
-        .map_err(|error| named(&error, &format!("cannot listen on {}", config.listen)))?;
-    let listen = listeners[0].local_addr()?;
-    let admin = bind_admin(config)?;
-    let Workers {
-        mailboxes,
-        drained,
-        drivers,
-    } = start_all(config, listeners, tls)
+    let Listening {
+        listeners,
+        admin,
+        shutters,
+    } = Listening::begin(config)?;
+    let (listen, whose) = (listeners.all[0].local_addr()?, listeners.whose);
+    let workers = start_all(config, listeners.all, tls)
         .map_err(|error| named(&error, "cannot start the workers"))?;
     if let Some(listener) = admin {
-        let about = About::new(config, listen, names(&drivers));
+        let about = About::new(config, listen, names(&workers.drivers));
         info!("admin listener on http://{}/", listener.local_addr()?);
-        admin::start(listener, config, about, mailboxes.clone())
+        admin::start(listener, config, about, workers.mailboxes.clone())
             .map_err(|error| named(&error, "cannot start the admin listener"))?;
     }
-    announce(config, tls, listen, &drivers);
+    announce(config, tls, listen, whose, &workers.drivers);
     supervisor::tell("READY=1");
+    until_drained(signals, workers, shutters, config.drain_timeout)
+}
 
-    let (handle, workers) = (signals.handle(), config.workers);
-    let joined = thread::Builder::new()
-        .name("join".to_owned())
-        .spawn(move || {
-            // Over when each has said so, or has panicked.
-            let ended = drained.iter().count();
-            handle.close();
-            match ended == workers {
-                true => Ok(()),
-                false => Err(io::Error::other("a worker has panicked")),
+/// Waits for a signal, then for the workers to drain within `limit`.
+fn until_drained(
+    mut signals: Signals,
+    workers: Workers,
+    shutters: Shutters,
+    limit: Duration,
+) -> io::Result<()> {
+    let (handle, count) = (signals.handle(), workers.mailboxes.len());
+    let joined = in_thread("join", move || {
+        // Over when each has said so, or has panicked.
+        let ended = workers.drained.iter().count();
+        handle.close();
+        match ended == count {
+            true => Ok(()),
+            false => Err(io::Error::other("a worker has panicked")),
+        }
+    })?;
+    let (word, given) = mpsc::channel();
+    let closed = in_thread("drain", move || {
+        if given.recv().is_ok() {
+            shutters.keep_out(limit);
+            for mailbox in &workers.mailboxes {
+                mailbox.send(Notice::Drain);
             }
-        })
-        .map_err(|error| named(&error, "cannot start a thread"))?;
-    for (count, signal) in signals.forever().enumerate() {
-        if count > 0 {
+            let _ = workers.emptied.recv(); // an error: it has ended
+            shutters.close();
+        }
+        shutters
+    })?;
+    let mut word = Some(word);
+    for signal in signals.forever() {
+        let Some(word) = word.take() else {
             warn!(signal, "second signal, ending at once");
             process::exit(1);
-        }
-        info!(
-            signal,
-            "draining, at most {} s",
-            config.drain_timeout.as_secs_f64()
-        );
+        };
+        info!(signal, "draining, at most {} s", limit.as_secs_f64());
         supervisor::tell("STOPPING=1");
-        for mailbox in &mailboxes {
-            mailbox.send(Notice::Drain);
-        }
+        let _ = word.send(()); // it is heard
+    }
+    drop(word);
+    if let Ok(shutters) = closed.join() {
+        shutters.end();
     }
     let unseen = |_| Err(io::Error::other("the end of the workers was not seen"));
     joined.join().unwrap_or_else(unseen)
@@ -121,6 +139,8 @@ pub fn run(config: &Config, tls: Option<&TlsSettings>) -> io::Result<()> {
 /// The running workers.
 struct Workers {
     mailboxes: Vec<Sender<Notice>>,
+    /// Ends when nobody waits at their listeners any more.
+    emptied: mpsc::Receiver<()>,
     /// Each says so when it has drained.
     drained: mpsc::Receiver<()>,
     drivers: Vec<Chosen>,
@@ -143,6 +163,7 @@ fn start_all(
     let bodies = Quota::share(config.buffered_bytes_max, config.workers);
     let quotas = places.into_iter().zip(bodies);
     let (started, starts) = mpsc::channel();
+    let (has_emptied, emptied) = mpsc::channel();
     let (has_drained, drained) = mpsc::channel();
     let seats = listeners.into_iter().zip(receivers).zip(quotas);
     for (index, ((listener, mailbox), (places, bodies))) in seats.enumerate() {
@@ -157,16 +178,18 @@ fn start_all(
             connections_max: share(config.upstream.connections_max, config.workers, index),
             places,
             bodies,
+            emptied: has_emptied.clone(),
             drained: has_drained.clone(),
         };
         let started = started.clone();
         let thread = thread::Builder::new().name(format!("worker-{index}"));
         thread.spawn(move || seat.work(started))?;
     }
-    drop((started, has_drained));
+    drop((started, has_emptied, has_drained));
     let drivers = starts.iter().collect::<io::Result<Vec<_>>>()?;
     Ok(Workers {
         mailboxes,
+        emptied,
         drained,
         drivers,
     })
@@ -180,22 +203,13 @@ fn start_resolvers(
     let upstream = &config.upstream;
     let start = |whose, host: &str, port| resolver::start(whose, host, port, cores.to_vec());
     let Some(proxy) = &config.outbound else {
-        let refresh = start(Whose::Peer, &upstream.host, upstream.port)?;
+        let refresh = start(mailbox::Whose::Peer, &upstream.host, upstream.port)?;
         return Ok((refresh, None));
     };
     let targets = (proxy.protocol == OutboundProtocol::Socks5)
-        .then(|| start(Whose::Target, &upstream.host, upstream.port));
-    let refresh = start(Whose::Peer, &proxy.host, proxy.port)?;
+        .then(|| start(mailbox::Whose::Target, &upstream.host, upstream.port));
+    let refresh = start(mailbox::Whose::Peer, &proxy.host, proxy.port)?;
     Ok((refresh, targets.transpose()?))
-}
-
-fn bind_admin(config: &Config) -> io::Result<Option<StdTcpListener>> {
-    let Some(admin) = config.admin else {
-        return Ok(None);
-    };
-    let bound = bind_all(admin, 1);
-    let bound = bound.map_err(|error| named(&error, &format!("cannot listen on {admin}")))?;
-    Ok(bound.into_iter().next())
 }
 
 /// What the cores run on.
@@ -204,10 +218,19 @@ fn names(chosen: &[Chosen]) -> String {
     Vec::from_iter(names).join(" and ")
 }
 
+fn in_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<thread::JoinHandle<T>> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    (thread.spawn(work)).map_err(|error| named(&error, "cannot start a thread"))
+}
+
 fn announce(
     config: &Config,
     tls: Option<&TlsSettings>,
-    listen: std::net::SocketAddr,
+    listen: SocketAddr,
+    whose: Whose,
     chosen: &[Chosen],
 ) {
     let upstream = &config.upstream;
@@ -224,7 +247,12 @@ fn announce(
     let scheme = if upstream.tls { "https" } else { "http" };
     let through = (config.outbound.as_ref()).map_or(String::new(), |it| format!(" through {it}"));
     info!(
-        "listening on {listen}, {} on {driver}, upstream {scheme}://{}{}{through}",
+        "listening on {listen}{}, {} on {driver}, upstream {scheme}://{}{}{through}",
+        match whose {
+            Whose::Ours => "",
+            Whose::Beside => " beside another process (REUSE_PORT)",
+            Whose::Inherited => " as handed over (LISTEN_FDS)",
+        },
         match config.workers {
             1 => "1 worker".to_owned(),
             workers => format!("{workers} workers"),
@@ -246,10 +274,6 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, limit); // then the soft limit it is
 }
 
-fn named(error: &io::Error, what: &str) -> io::Error {
-    io::Error::new(error.kind(), format!("{what}: {error}"))
-}
-
 /// What a worker takes to its thread.
 struct Seat {
     index: usize,
@@ -262,6 +286,8 @@ struct Seat {
     connections_max: usize,
     places: Quota,
     bodies: Quota,
+    /// Dropped when nobody waits at the listener any more.
+    emptied: mpsc::Sender<()>,
     drained: mpsc::Sender<()>,
 }
 
@@ -314,11 +340,8 @@ impl Seat {
         let accepting = door.clone();
         // Not on the runtime's root: as long as that can go on, monoio never waits for the ring, and
         // hears of nothing that DEFER_TASKRUN holds back until then.
-        spawn(async move {
-            accepting.accept(&listener).await;
-            listener.close();
-        })
-        .await;
+        spawn(async move { accepting.accept(&listener).await }).await;
+        drop(self.emptied);
         let deadline = Deadline::after(core.config.drain_timeout);
         while door.open.get() > 0 && !deadline.has_passed() {
             sleep(DRAIN_LOOK).await;
@@ -351,7 +374,9 @@ async fn hear(mut mailbox: Mailbox<Notice>, index: usize, door: Rc<Door>) {
     while let Some(notice) = mailbox.next().await {
         match notice {
             Notice::Drain => core.drain.start(),
-            Notice::Resolved(whose, resolved) => core.upstream.resolved(whose, resolved),
+            Notice::Resolved(whose, resolved, began) => {
+                core.upstream.resolved(whose, resolved, began);
+            }
             Notice::Report(to) => {
                 to.send_at_once(Report::of_core(index, door.gauges()));
                 sleep(REPORT_PAUSE).await;
@@ -372,8 +397,8 @@ struct Door {
 }
 
 impl Door {
-    /// Accepts until the core drains, and then what is already in the queue: closing a listener resets
-    /// what waits there.
+    /// Accepts until the core drains, and then what is already in the queue. Nothing more comes there
+    /// where the listener is ours, and closing it would reset what waits.
     async fn accept(&self, listener: &Listener) {
         let drain = &self.core.drain;
         while !drain.has_started() {
@@ -399,11 +424,15 @@ impl Door {
                 }
             }
         }
+        let deadline = Deadline::after(self.core.config.drain_timeout);
         for _ in 0..BACKLOG {
-            let Ok(Some(tcp)) = listener.try_accept() else {
-                return;
-            };
-            self.admit(tcp);
+            match listener.try_accept() {
+                Ok(Some(tcp)) => self.admit(tcp),
+                Ok(None) => return,
+                // Such as too many open files, which pass: what waits is not given up for that.
+                Err(_) if !deadline.has_passed() => sleep(ACCEPT_PAUSE).await,
+                Err(_) => return,
+            }
         }
     }
 

@@ -153,10 +153,10 @@ impl Admin {
             let answered = match next {
                 Next::Nothing => return,
                 Next::Refused(refusal, named) => {
-                    let reply = Unanswered::new(&client, named.method == "HEAD", false);
+                    let reply = Unanswered::new(&client, &drain, named.method == "HEAD", false);
                     reply.refuse(&refusal, (0, None), "-").await
                 }
-                Next::Request(request) => self.answer(&client, &request).await,
+                Next::Request(request) => self.answer(&client, &drain, &request).await,
             };
             if !answered.keep_alive {
                 if answered.lingers {
@@ -168,11 +168,11 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, client: &Client, request: &Request) -> Answered {
+    async fn answer(&self, client: &Client, drain: &Drain, request: &Request) -> Answered {
         // A body that nobody reads ends the connection.
         let keep_alive = request.keep_alive && request.framing != Framing::Chunked;
         let (method, path) = (&*request.named.method, &*request.named.path);
-        let reply = Unanswered::new(client, method == "HEAD", keep_alive);
+        let reply = Unanswered::new(client, drain, method == "HEAD", keep_alive);
         if request.by_foreign_name {
             return reply
                 .tell(&text((403, "Forbidden"), FOREIGN_NAME), false)

@@ -21,6 +21,7 @@ impl Config {
         let Config {
             listen,
             admin,
+            reuse_port,
             workers,
             upstream,
             outbound,
@@ -48,6 +49,10 @@ impl Config {
             ),
             ("LISTEN_HOST", listen.ip().to_string()),
             ("LISTEN_PORT", listen.port().to_string()),
+            (
+                "REUSE_PORT",
+                if *reuse_port { "on" } else { "off" }.to_owned(),
+            ),
         ]);
         lines.extend(attempts.effective());
         lines.extend(client.effective());

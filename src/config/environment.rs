@@ -177,6 +177,16 @@ impl Environment<'_> {
             .ok_or_else(|| self.fault(name, &text, format!("is not {allowed}")))
     }
 
+    /// Yes or no, in the words that people use for it.
+    pub(super) fn switch(&mut self, name: &'static str) -> Read<bool> {
+        let text = self.text_or_default(name)?;
+        match &*text.to_ascii_lowercase() {
+            "on" | "true" | "yes" | "1" => Ok(true),
+            "off" | "false" | "no" | "0" => Ok(false),
+            _ => Err(self.fault(name, &text, "is neither on nor off".to_owned())),
+        }
+    }
+
     /// A value that is never shown, and that can stand in a field's value.
     ///
     /// White space around it goes: a line end is easily pasted with a key.

@@ -31,6 +31,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where the admin listener is, if there is to be one.
     pub admin: Option<SocketAddr>,
+    /// Whether both may be somebody else's as well.
+    pub reuse_port: bool,
     /// Threads, each with a runtime and a listener of its own.
     pub workers: usize,
     /// Where requests go.

@@ -92,12 +92,14 @@ fn read_config(env: &mut Environment) -> Read<Config> {
     );
     let log_format = env.keyword("LOG_FORMAT", "text or json");
     let admin = read_admin(env, &listen);
+    let reuse_port = env.switch("REUSE_PORT");
 
     let upstream = upstream?;
     let workers = workers?.unwrap_or_else(cores);
     Ok(Config {
         listen: listen?,
         admin: admin?,
+        reuse_port: reuse_port?,
         workers: match upstream.connections_max {
             0 => workers,
             // Every worker gets its share, and a share is at least one connection.

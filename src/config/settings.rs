@@ -65,6 +65,12 @@ pub const SETTINGS: &[Setting] = &[
         "Port to listen on; 0 lets the kernel choose.",
     ),
     setting(
+        "REUSE_PORT",
+        "off",
+        "on: listen also where another codex-reset-proxy of the same user listens, to take its place \
+         without losing a request. off: a port in use stops the start.",
+    ),
+    setting(
         "RESPONSE_HEADER_TIMEOUT_SECONDS",
         "30",
         "From the last request byte sent to the end of the response head. Without a byte of \

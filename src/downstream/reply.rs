@@ -29,6 +29,7 @@ use std::io;
 use crate::downstream::client::Client;
 use crate::http1::fields::write_field;
 use crate::net::buffer::Buffer;
+use crate::net::drain::Drain;
 use crate::net::tcp::Tcp;
 use crate::refusal::Refusal;
 use crate::telemetry::counters::add;
@@ -38,6 +39,7 @@ pub struct Unanswered<'c> {
     client: &'c Client,
     head_only: bool,
     keep_alive: bool,
+    drain: &'c Drain,
 }
 
 /// Response bytes have been sent: what is left is to finish the message or break the connection.
@@ -93,12 +95,13 @@ impl<'o> Own<'o> {
 
 impl<'c> Unanswered<'c> {
     /// The reply to a request; `head_only` to HEAD; `keep_alive` where the connection may go on after
-    /// it.
-    pub fn new(client: &'c Client, head_only: bool, keep_alive: bool) -> Self {
+    /// it, unless `drain` has started by the time of its head.
+    pub fn new(client: &'c Client, drain: &'c Drain, head_only: bool, keep_alive: bool) -> Self {
         Self {
             client,
             head_only,
             keep_alive,
+            drain,
         }
     }
 
@@ -108,8 +111,8 @@ impl<'c> Unanswered<'c> {
     }
 
     /// Whether another request may follow.
-    pub fn keeps_alive(&self) -> bool {
-        self.keep_alive
+    fn keeps_alive(&self) -> bool {
+        self.keep_alive && !self.drain.has_started()
     }
 
     /// Our own 100 (Continue), to a client that expects it. It commits to nothing.
@@ -128,7 +131,7 @@ impl<'c> Unanswered<'c> {
     pub async fn begin(self, first: &mut Buffer) -> io::Result<Answering<'c>> {
         let mut answering = Answering {
             client: self.client,
-            keep_alive: self.keep_alive,
+            keep_alive: self.keeps_alive(),
             sent: 0,
         };
         answering.write(first).await?;
@@ -188,7 +191,7 @@ impl<'c> Unanswered<'c> {
             fields,
             body,
         } = own;
-        let keep_alive = self.keep_alive && !closes;
+        let keep_alive = self.keeps_alive() && !closes;
         let mut bytes = Buffer::small();
         let out = bytes.as_vec();
         out.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", status.0, status.1).as_bytes());

@@ -28,6 +28,10 @@ const LOGGED_BYTES_MAX: usize = 256;
 /// Longest request-line.
 const LINE_BYTES_MAX: usize = 32 << 10;
 
+/// How long a connection that is draining is kept for a request that may be on its way: closing it just
+/// then would lose that.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
 /// What a connection's next bytes come to.
 pub enum Next {
     /// A request to be exchanged.
@@ -107,23 +111,23 @@ pub async fn next(
     let limits = &client.limits;
     if input.is_empty() {
         *input = Buffer::empty();
-        if drain.has_started() && !matches!(client.read_into(input), Ok(1..)) {
-            return Next::Nothing;
-        }
-    }
-    if input.is_empty() {
         let idle = if first {
             limits.header_timeout
         } else {
             limits.idle_timeout
         };
         select! {
-            // A request that is here is answered, draining or not.
             biased;
             received = client.receive(input, Deadline::after(idle)) => if received.is_err() {
                 return Next::Nothing;
             },
-            () = drain.started() => return Next::Nothing,
+            () = drain.started() => (),
+        }
+    }
+    if input.is_empty() {
+        let grace = Deadline::after(DRAIN_GRACE.min(limits.idle_timeout));
+        if client.receive(input, grace).await.is_err() {
+            return Next::Nothing;
         }
     }
     match read_head(client, input).await {

@@ -83,7 +83,7 @@ pub async fn serve(core: &Core, tcp: Tcp, turned_away: bool) {
             Next::Request(request) => exchange(core, &client, &mut input, request).await,
             Next::Refused(refusal, named) => {
                 let mut record = Record::new(&core.ids, named.clone());
-                let reply = Unanswered::new(&client, named.method == "HEAD", false);
+                let reply = Unanswered::new(&client, &core.drain, named.method == "HEAD", false);
                 refuse(reply, &refusal, &mut record).await
             }
         };
@@ -107,9 +107,8 @@ async fn exchange(
     mut request: Box<Request>,
 ) -> Answered {
     let head = std::mem::take(&mut request.head);
-    let draining = core.drain.has_started();
-    let keep_alive = request.keep_alive && !draining;
-    let reply = Unanswered::new(client, request.named.method == "HEAD", keep_alive);
+    let head_only = request.named.method == "HEAD";
+    let reply = Unanswered::new(client, &core.drain, head_only, request.keep_alive);
     let mut record = Record::new(&core.ids, request.named.clone());
     let wire = match body::buffer(client, input, &request, head, &reply).await {
         Ok(wire) => wire,
@@ -120,7 +119,7 @@ async fn exchange(
         }
     };
     if request.kind == Kind::Health {
-        return Box::pin(reply.tell_health(draining)).await;
+        return Box::pin(reply.tell_health(core.drain.has_started())).await;
     }
     let replayable = Replayable::new(wire, request.is_idempotent());
     let bytes = replayable.bytes();

@@ -34,7 +34,6 @@ pub(super) fn respond(
     left: &mut Left<'_>,
 ) -> impl Future<Output = Answered> {
     async move {
-        let keep_alive = reply.keeps_alive();
         let mut reply = Reply::Unanswered(reply);
         let mut interim_left = INTERIM_MAX;
         let unchunk = request.version == Version::Http10;
@@ -42,6 +41,7 @@ pub(super) fn respond(
             let mut head = Buffer::small();
             let read = committed.read_head(&request.named.method, |parsed, framing, connection| {
                 let leads = leads(request, parsed);
+                let keep_alive = request.keep_alive && !core.drain.has_started();
                 let rules = rules(leads, framing, unchunk, keep_alive, record);
                 write_response(head.as_vec(), parsed, connection, &rules);
                 leads

@@ -1,41 +1,81 @@
-//! Listeners of one address, one for each core (SO_REUSEPORT).
+//! Listeners of one address, one for each core: opened (SO_REUSEPORT) or inherited, and shut without
+//! losing anybody who has begun to come.
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 
 use rustix::io::Errno;
-use rustix::net::{Shutdown, SocketFlags, accept_with, bind, listen, shutdown, sockopt};
+use rustix::net::{SocketFlags, accept_with, bind, listen, sockopt};
 
+use crate::net::inherited;
 use crate::net::socket::Socket;
 use crate::net::tcp::{Tcp, set_options, socket, waited};
 
 /// Connections that may wait to be accepted, of each core; the kernel caps it at somaxconn.
 pub const BACKLOG: i32 = 4096;
 
-/// Binds `count` listeners to `addr`; port 0 is chosen once for all.
-///
-/// # Errors
-/// The port is in use, also by somebody who would share it.
-pub fn bind_all(addr: SocketAddr, count: usize) -> io::Result<Vec<StdTcpListener>> {
-    // Without SO_REUSEPORT an address that somebody listens on is refused.
-    drop(bind_one(addr, false)?);
-    let first = bind_one(addr, true)?;
-    let addr = first.local_addr()?;
-    let mut listeners = vec![first];
-    for _ in 1..count {
-        listeners.push(bind_one(addr, true)?);
-    }
-    Ok(listeners)
+/// The listeners of one address, for the cores to take.
+pub struct Listeners {
+    /// One for each.
+    pub all: Vec<StdTcpListener>,
+    /// Whose they are.
+    pub whose: Whose,
 }
 
-fn bind_one(addr: SocketAddr, share: bool) -> io::Result<StdTcpListener> {
+/// Whose listeners are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Ours alone.
+    Ours,
+    /// Ours, beside somebody else's on the same port.
+    Beside,
+    /// An activator's, who has handed them down and may hand them to others: they are not ours to shut.
+    Inherited,
+}
+
+/// What an activator has handed down for `count` cores, or else `count` listeners on `addr`.
+///
+/// # Errors
+/// As of [`bind_all`], or what was handed down is unusable.
+pub fn open_all(addr: SocketAddr, count: usize, share: bool) -> io::Result<Listeners> {
+    match inherited::listeners(count)? {
+        Some(all) => Ok(Listeners {
+            all,
+            whose: Whose::Inherited,
+        }),
+        None => bind_all(addr, count, share),
+    }
+}
+
+/// Binds `count` listeners to `addr`; port 0 is chosen once for all. `share`: also beside somebody who
+/// would share it, which is else refused.
+///
+/// # Errors
+/// The port is in use.
+pub fn bind_all(addr: SocketAddr, count: usize, share: bool) -> io::Result<Listeners> {
+    let (first, whose) = match open(addr, false) {
+        Err(error) if share && error.kind() == io::ErrorKind::AddrInUse => {
+            (open(addr, true)?, Whose::Beside)
+        }
+        opened => (opened?, Whose::Ours),
+    };
+    let addr = first.local_addr()?;
+    let mut all = vec![first];
+    for _ in 1..count {
+        all.push(open(addr, true)?);
+    }
+    Ok(Listeners { all, whose })
+}
+
+/// A listener with SO_REUSEPORT. Where it is not to `join` others it begins to listen without, for only
+/// so does the kernel refuse a port that somebody listens on, however many come at the same time.
+fn open(addr: SocketAddr, join: bool) -> io::Result<StdTcpListener> {
     let socket = socket(addr)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
-    sockopt::set_socket_reuseport(&socket, share)?;
+    sockopt::set_socket_reuseport(&socket, join)?;
     set_options(&socket, None)?;
     bind(&socket, &addr).map_err(refused)?;
-    if share {
-        listen(&socket, BACKLOG)?;
-    }
+    listen(&socket, BACKLOG)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
     Ok(socket.into())
 }
 
@@ -57,7 +97,7 @@ fn refused(error: Errno) -> io::Error {
 pub struct Listener(Socket);
 
 impl Listener {
-    /// Takes over a listener of [`bind_all`].
+    /// Takes over one of [`Listeners`].
     pub fn new(listener: StdTcpListener) -> io::Result<Self> {
         Socket::new(listener.into()).map(Self)
     }
@@ -65,12 +105,6 @@ impl Listener {
     /// Waits until there is a connection to accept.
     pub async fn readable(&self) -> io::Result<()> {
         waited(|| self.0.readable()).await
-    }
-
-    /// Refuses connections from now on. Dropping the listener would do so only when the ring is next
-    /// entered, which may be never.
-    pub fn close(self) {
-        let _ = shutdown(&self.0, Shutdown::Both);
     }
 
     /// Accepts a connection that is there. `None`: none is.

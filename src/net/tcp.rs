@@ -56,8 +56,14 @@ pub struct Tcp {
 pub struct Outgoing {
     /// So many have not left this machine yet. A FIN of ours counts as one.
     pub unsent: u32,
+    /// So many segments have left and are not acknowledged.
+    pub unacked: u32,
     /// So often in a row the oldest ones have been sent anew, without any acknowledgement of them.
     pub repeats: u8,
+    /// So often in a row the peer was asked whether it is there and takes more, without an answer.
+    pub probes: u8,
+    /// The age of the last that was heard of the peer, by a clock that may tick in hundredths of a second.
+    pub silence: Duration,
 }
 
 impl Tcp {
@@ -108,9 +114,14 @@ impl Tcp {
     /// side or a reset.
     pub fn outgoing(&self) -> io::Result<Outgoing> {
         let info = self.socket.tcp_info()?;
+        // What brings data and acknowledges nothing new is no acknowledgement to the kernel.
+        let silence_millis = info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv);
         Ok(Outgoing {
             unsent: info.tcpi_notsent_bytes,
+            unacked: info.tcpi_unacked,
             repeats: info.tcpi_retransmits,
+            probes: info.tcpi_probes,
+            silence: Duration::from_millis(silence_millis.into()),
         })
     }
 

@@ -89,14 +89,14 @@ impl Upstream {
         }
     }
 
-    /// Takes the outcome of a look-up. Idle connections to what is no address of the upstream any more
+    /// Takes the outcome of a look-up that `began` then. Idle connections to what is no address of the upstream any more
     /// are closed.
-    pub fn resolved(&self, whose: Whose, resolved: Resolved) {
+    pub fn resolved(&self, whose: Whose, resolved: Resolved, began: Moment) {
         match (whose, &self.targets) {
-            (Whose::Target, Some(targets)) => targets.update(resolved),
-            _ => self.addresses.update(resolved),
+            (Whose::Target, Some(targets)) => targets.update(resolved, began),
+            _ => self.addresses.update(resolved, began),
         }
-        self.pool.retain(|addr| self.includes(addr));
+        self.pool.retain(|idle| self.includes(idle.addr));
     }
 
     /// Closes idle connections that are of no more use. To be called now and then.
@@ -133,8 +133,7 @@ impl Upstream {
         // Boxed: connecting is rare, and its state is large beside that of an exchange.
         let connected = Box::pin(self.connect(avoided, trace)).await;
         if connected.is_err() {
-            self.addresses.refresh();
-            self.targets.iter().for_each(Addresses::refresh);
+            self.look_up();
         }
         let (stream, addr) = connected?;
         Ok(Connection {
@@ -158,8 +157,20 @@ impl Upstream {
     pub fn avoid(&self, addr: SocketAddr, idle_too: bool) {
         self.order.put_back(addr);
         if idle_too {
-            self.pool.retain(|known| known != addr);
+            self.pool.retain(|idle| idle.addr != addr);
         }
+    }
+
+    /// A connection was lost without a word, and so were those that were used last before `then`, whatever
+    /// their address: they are closed. We may be in another network, where other addresses hold.
+    pub fn forget_older(&self, then: Moment) {
+        self.pool.retain(|idle| idle.since >= then);
+        self.look_up();
+    }
+
+    fn look_up(&self) {
+        self.addresses.refresh();
+        self.targets.iter().for_each(Addresses::refresh);
     }
 
     /// Whether an address that connections have is still one.

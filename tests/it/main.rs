@@ -9,6 +9,7 @@
 )]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
+mod activation;
 mod addresses;
 mod admin;
 mod attempts_detail;
@@ -32,6 +33,7 @@ mod healthy;
 mod hostile;
 mod log_lines;
 mod logs;
+mod lost;
 mod metrics;
 mod model;
 mod operation;
@@ -43,8 +45,10 @@ mod page;
 mod page_in_a_browser;
 mod pool;
 mod race;
+mod reach;
 mod refusals;
 mod release;
+mod restart;
 mod retry;
 mod secrets;
 mod service;

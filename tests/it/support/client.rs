@@ -26,7 +26,11 @@ impl Client {
     }
 
     pub fn connect_to(addr: SocketAddr) -> Self {
-        let tcp = TcpStream::connect_timeout(&addr, DEADLINE).unwrap();
+        Self::over(TcpStream::connect_timeout(&addr, DEADLINE).unwrap())
+    }
+
+    /// Over a connection that exists already.
+    pub fn over(tcp: TcpStream) -> Self {
         Self {
             wire: Some(Wire::new(Stream::Plain(tcp))),
         }

@@ -113,6 +113,14 @@ pub fn swallow_data(socket: impl AsFd) {
     socket.attach_filter(&if_longer_than_the_header).unwrap();
 }
 
+/// The same, and nothing at all passes: a NAT that has forgotten the connection, a cable that is cut.
+pub fn swallow_all(socket: impl AsFd) {
+    let nothing_of_it = [SockFilter::new(0x06, 0, 0, 0)];
+    SockRef::from(&socket)
+        .attach_filter(&nothing_of_it)
+        .unwrap();
+}
+
 /// What comes for this socket is taken again.
 pub fn swallow_no_more(socket: impl AsFd) {
     SockRef::from(&socket).detach_filter().unwrap();

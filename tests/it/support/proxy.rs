@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -62,13 +62,41 @@ impl Proxy {
         Self::spawn(launched(launcher), base_url, settings, Output::Pipe)
     }
 
+    /// The same, with a listener that is handed over by the protocol of sd_listen_fds(3).
+    #[track_caller]
+    pub fn start_on(listener: &TcpListener, base_url: &str, settings: &[(&str, &str)]) -> Self {
+        let mut command = launched(&ACTIVATED);
+        command.stdin(OwnedFd::from(listener.try_clone().unwrap()));
+        let settings = [&[("LISTEN_FDS", "1")], settings].concat();
+        Self::spawn(command, base_url, &settings, Output::Pipe)
+    }
+
     #[track_caller]
     fn begin(base_url: &str, settings: &[(&str, &str)], output: Output) -> Self {
-        Self::spawn(Command::new(BINARY), base_url, settings, output)
+        Self::spawn(launched(&[]), base_url, settings, output)
     }
 
     #[track_caller]
     fn spawn(command: Command, base_url: &str, settings: &[(&str, &str)], output: Output) -> Self {
+        let started = Self::try_spawn(command, base_url, settings, output);
+        started.unwrap_or_else(|proxy| panic!("it does not start: {}", proxy.text()))
+    }
+
+    /// As `start_by`, where it may not start.
+    pub fn try_start_by(
+        launcher: &[&str],
+        base_url: &str,
+        settings: &[(&str, &str)],
+    ) -> Option<Self> {
+        Self::try_spawn(launched(launcher), base_url, settings, Output::Pipe).ok()
+    }
+
+    fn try_spawn(
+        command: Command,
+        base_url: &str,
+        settings: &[(&str, &str)],
+        output: Output,
+    ) -> Result<Self, Self> {
         let mut all = BTreeMap::from([
             ("UPSTREAM_BASE_URL", base_url),
             ("LISTEN_PORT", "0"),
@@ -94,9 +122,9 @@ impl Proxy {
         });
         match listening.flatten() {
             Some(addr) => proxy.addr = addr,
-            None => panic!("it does not start: {}", proxy.text()),
+            None => return Err(proxy),
         }
-        proxy
+        Ok(proxy)
     }
 
     /// Everything it has written so far.
@@ -305,7 +333,7 @@ pub struct Ended {
 /// Runs the binary with arguments until it ends by itself.
 #[track_caller]
 pub fn run(arguments: &[&str], settings: &[(&str, &str)]) -> Ended {
-    let mut command = Command::new(BINARY);
+    let mut command = launched(&[]);
     command.args(arguments);
     until_its_end(prepared(command, settings))
 }
@@ -333,12 +361,20 @@ fn until_its_end(command: Command) -> Ended {
     Ended { status, text }
 }
 
+/// What was stdin becomes the first descriptor that is handed over; settings say `LISTEN_FDS`.
+pub const ACTIVATED: [&str; 3] = [
+    "sh",
+    "-c",
+    "exec 3<&0 0</dev/null; LISTEN_PID=$$ exec \"$0\"",
+];
+
 /// Stands in the log where both outputs have ended.
 const END: &str = "(end of output)";
 
 fn launched(launcher: &[&str]) -> Command {
-    let mut command = Command::new(launcher[0]);
-    command.args(&launcher[1..]).arg(BINARY);
+    let words = [launcher, &[BINARY]].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).stdin(Stdio::null());
     command
 }
 
@@ -347,7 +383,6 @@ fn prepared(mut command: Command, settings: &[(&str, &str)]) -> Command {
         .env_clear()
         .envs(settings.iter().copied())
         .envs(std::env::var(DRIVER).map(|value| (DRIVER, value)))
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
