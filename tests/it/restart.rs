@@ -240,18 +240,39 @@ fn who_waits_to_be_accepted_when_a_drain_begins_is_answered() {
     assert!(proxy.exits_within(DEADLINE).success());
 }
 
-#[test]
-fn who_waits_for_a_descriptor_when_a_drain_begins_is_answered() {
-    const ROOM: usize = 24;
-    let mut proxy = Proxy::start_at(&Vacant::new().url(), &[("WORKERS", "1")]);
-    let limit = Some((proxy.descriptors() + ROOM) as u64);
+/// A proxy with descriptors for so many, and twice as many clients.
+fn full(room: usize, settings: &[(&str, &str)]) -> (Proxy, Vec<Client>) {
+    let settings = [&[("WORKERS", "1")], settings].concat();
+    let proxy = Proxy::start_at(&Vacant::new().url(), &settings);
+    let limit = Some((proxy.descriptors() + room) as u64);
     let limit = Rlimit {
         current: limit,
         maximum: limit,
     };
     prlimit(Some(proxy.pid()), Resource::Nofile, limit).unwrap();
-    let mut clients: Vec<_> = (0..ROOM * 2).map(|_| Client::connect(&proxy)).collect();
+    let clients = (0..room * 2).map(|_| Client::connect(&proxy)).collect();
     proxy.logs(&["cannot accept for now: Too many open files"]);
+    (proxy, clients)
+}
+
+#[test]
+fn who_waits_for_a_descriptor_does_not_make_a_drain_longer() {
+    let (mut proxy, mut clients) = full(8, &[("DRAIN_TIMEOUT_SECONDS", "6")]);
+    for client in &mut clients {
+        client.send("GET ");
+    }
+    let start = Instant::now();
+    proxy.signal(Signal::TERM);
+    assert!(proxy.exits_within(DEADLINE).success());
+    // Three more are for handshakes, which without a descriptor nobody sees.
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(14), "{took:?}");
+}
+
+#[test]
+fn who_waits_for_a_descriptor_when_a_drain_begins_is_answered() {
+    const ROOM: usize = 24;
+    let (mut proxy, mut clients) = full(ROOM, &[]);
     for client in &mut clients[ROOM + 2..] {
         client.send(get("/healthz"));
     }
