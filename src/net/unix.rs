@@ -14,17 +14,12 @@ use rustix::net::{
     listen, shutdown, socket_with,
 };
 
-use crate::net::listener::BACKLOG;
+use crate::net::listener::{BACKLOG, LOOK_AGAIN, LOOKS};
 use crate::net::sleep;
 use crate::net::tcp::Tcp;
 
 /// How often a listener is asked again whose queue is full. The kernel does not tell when there is room.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
-
-/// How often, and after how long, a listener is looked at before it counts as alive: the kernel closes
-/// what a ring watches up to some tens of milliseconds after the end of its process.
-const LOOKS: usize = 20;
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Connects to the socket at `path`. A full queue is waited for, as it is for TCP.
 ///

@@ -330,6 +330,18 @@ fn a_kept_connection_has_a_moment_for_another_request_when_a_drain_begins() {
 }
 
 #[test]
+fn a_port_whose_process_was_killed_is_had_at_once() {
+    let vacant = Vacant::new().url();
+    let mut proxy = Proxy::start_at(&vacant, &[]);
+    let port = proxy.addr.port().to_string();
+    for _ in 0..8 {
+        proxy.signal(Signal::KILL);
+        proxy.exits_within(DEADLINE);
+        proxy = Proxy::start_at(&vacant, &[("LISTEN_PORT", &port)]);
+    }
+}
+
+#[test]
 fn a_port_is_shared_where_both_sides_say_so() {
     for shares in [false, true] {
         let socket = bound(0, shares);
