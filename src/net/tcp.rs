@@ -1,4 +1,4 @@
-//! A TCP connection that may be read, written and watched at the same time.
+//! A TCP connection that may be read, written and watched at the same time, or one of a Unix socket.
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -42,7 +42,8 @@ const BLOCKS_AT_ONCE_MAX: usize = 16;
 /// Work for a peer that never has to be waited for before other tasks get their turn: a millisecond.
 const UNPAUSED_BYTES_MAX: usize = 1 << 20;
 
-/// A connected socket of this core.
+/// A connected socket of this core. Where it is none of TCP, nothing is known of what has left it, and it
+/// cannot be reset.
 pub struct Tcp {
     socket: Rc<Socket>,
     /// The operation behind [`Self::readable`], boxed once for a connection.
@@ -332,8 +333,9 @@ impl Tcp {
     /// Ends the connection with a reset now: what has not left this machine never will. Closing it, the
     /// kernel would go on sending for minutes.
     pub fn abort(&self) {
-        // Fails only where there is nothing to end.
-        let _ = rustix::net::connect_unspec(self);
+        if rustix::net::connect_unspec(self).is_err() {
+            self.close_both(); // not TCP, or nothing to end
+        }
     }
 
     /// Makes closing send RST instead of FIN.

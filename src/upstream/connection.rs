@@ -13,6 +13,7 @@ use crate::net::resolver::Addresses;
 use crate::net::stream::Stream;
 use crate::net::tcp::Tcp;
 use crate::net::tls::{Tls, TlsSettings};
+use crate::net::unix;
 use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::count;
 use crate::telemetry::trace::Trace;
@@ -240,7 +241,11 @@ impl Upstream {
     async fn connect_by(&self, way: Way, course: Rc<Course<'_>>) -> Result<Stream, Failure> {
         let stall = self.config.attempts.write_timeout;
         let user_timeout = stall.max(USER_TIMEOUT_MIN);
-        let tcp = course.connected(Tcp::connect(way.addr, user_timeout).await);
+        let tcp = match &self.config.upstream.socket {
+            Some(path) => unix::connect(path).await,
+            None => Tcp::connect(way.addr, user_timeout).await,
+        };
+        let tcp = course.connected(tcp);
         let to = match self.outbound {
             Some(_) => "outbound proxy (OUTBOUND_PROXY)",
             None => "upstream (UPSTREAM_BASE_URL)",

@@ -71,4 +71,5 @@ mod tls_real;
 mod tls_records;
 mod tls_verdicts;
 mod tunnel;
+mod unix;
 mod upstream_dies;
