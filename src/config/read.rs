@@ -255,6 +255,7 @@ mod tests {
             ("PROXY_PORT", "tcp://10.0.0.1:8788"),
             ("LISTEN_HOST", "example.com"),
             ("LISTEN_PORT", "65536"),
+            ("REUSE_PORT", "2"),
             ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0"),
             ("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS", "-1"),
             ("UPGRADE_HEADER_TIMEOUT_SECONDS", "0"),
