@@ -28,18 +28,20 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && printf '//! Stands in for the program.\nfn main() {}\n' > src/main.rs \
     && echo '//! Stands in for the library.' > src/lib.rs \
+    && cp src/main.rs src/build.rs \
     && env -u CARGO_REGISTRY_INDEX cargo build --release --locked --target host-tuple --bin codex-reset-proxy
 
 # Copied files keep their times, which may lie before the empty program's build: touch makes them new.
+# CODEX_RESET_PROXY_COMMIT: what is built, as --version and the label say it.
 COPY src ./src
-RUN touch src/lib.rs src/main.rs \
+ARG CODEX_RESET_PROXY_COMMIT=
+RUN touch src/build.rs src/lib.rs src/main.rs \
     && env -u CARGO_REGISTRY_INDEX cargo build --release --locked --target host-tuple --bin codex-reset-proxy
 
 FROM ${RUNTIME_IMAGE:-debian:bookworm-slim}
-# What a release was built from; the version is that of Cargo.toml.
-ARG REVISION=unknown
+ARG CODEX_RESET_PROXY_COMMIT=
 LABEL org.opencontainers.image.version="0.1.0" \
-      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.revision="${CODEX_RESET_PROXY_COMMIT:-unknown}" \
       org.opencontainers.image.title="codex-reset-proxy" \
       org.opencontainers.image.description="A reverse proxy for LLM APIs that sends a request again when the upstream stays silent, and never after its first response byte" \
       org.opencontainers.image.licenses="Apache-2.0"

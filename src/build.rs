@@ -8,13 +8,13 @@ use std::{env, fs};
 const GIVEN: &str = "CODEX_RESET_PROXY_COMMIT";
 /// Put beside the sources by `cargo package`.
 const PACKAGED: &str = ".cargo_vcs_info.json";
-/// Written by every commit and every check-out.
-const HISTORY: &str = ".git/logs/HEAD";
 
 fn main() {
     println!("cargo::rerun-if-env-changed={GIVEN}");
+    // Written by every commit and every check-out.
+    let history = git(&["rev-parse", "--git-path", "logs/HEAD"]).unwrap_or_default();
     // One that is missing would count as changed with every build. `src` may make the commit dirty.
-    for path in [PACKAGED, HISTORY, "Cargo.toml", "Cargo.lock", "src"] {
+    for path in [PACKAGED, &history, "Cargo.toml", "Cargo.lock", "src"] {
         if Path::new(path).exists() {
             println!("cargo::rerun-if-changed={path}");
         }
@@ -34,8 +34,11 @@ fn packaged() -> Option<String> {
 /// As `git describe` has it. A history further up is that of something else.
 fn checked_out() -> Option<String> {
     fs::metadata(".git").ok()?;
-    let mut git = Command::new("git");
-    git.args(["describe", "--always", "--tags", "--dirty", "--abbrev=12"]);
-    let output = git.output().ok().filter(|output| output.status.success())?;
-    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+    git(&["describe", "--always", "--tags", "--dirty", "--abbrev=12"])
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = output.status.success().then_some(output.stdout)?;
+    Some(String::from_utf8(text).ok()?.trim().to_owned())
 }

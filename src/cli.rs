@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Arg, ArgAction, Command};
-use codex_reset_proxy::config::{Config, SETTINGS};
+use codex_reset_proxy::config::{Config, Listen, SETTINGS};
 use codex_reset_proxy::net::driver;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 
 /// Terminals are at least this wide.
 const COLUMNS: usize = 80;
@@ -134,27 +136,36 @@ pub(crate) fn effective_text(config: &Config) -> String {
 }
 
 /// Asks the proxy that listens on `listen` how it is; the error is a line for the operator.
-pub(crate) fn ask_health(listen: SocketAddr) -> Result<(), String> {
-    if listen.port() == 0 {
-        return Err(
-            "healthcheck: LISTEN_PORT is 0, so only the running proxy knows its port; \
-                    set LISTEN_PORT or PROXY_PORT"
-                .to_owned(),
-        );
-    }
-    let addr = SocketAddr::new(reachable(listen.ip()), listen.port());
-    match health_status(addr) {
+pub(crate) fn ask_health(listen: Listen) -> Result<(), String> {
+    let (place, settings) = match listen {
+        Listen::Tcp(addr) if addr.port() == 0 => {
+            return Err(
+                "healthcheck: LISTEN_PORT is 0, so only the running proxy knows its port; \
+                        set LISTEN_PORT or PROXY_PORT"
+                    .to_owned(),
+            );
+        }
+        Listen::Tcp(addr) => {
+            let addr = SocketAddr::new(reachable(addr.ip()), addr.port());
+            (Listen::Tcp(addr), "LISTEN_HOST and LISTEN_PORT")
+        }
+        Listen::Unix(_) => (listen, "LISTEN_UNIX"),
+    };
+    let (host, url) = match &place {
+        Listen::Tcp(addr) => (addr.to_string(), format!("http://{addr}/healthz")),
+        Listen::Unix(_) => ("localhost".to_owned(), format!("{place}:/healthz")),
+    };
+    match health_status(&place, &host) {
         Ok(200) => Ok(()),
         Ok(503) => Err(format!(
-            "healthcheck: http://{addr}/healthz answered 503: the proxy is draining and will exit"
+            "healthcheck: {url} answered 503: the proxy is draining and will exit"
         )),
         Ok(status) => Err(format!(
-            "healthcheck: http://{addr}/healthz answered {status}: another program may listen \
-             there; see LISTEN_HOST and LISTEN_PORT"
+            "healthcheck: {url} answered {status}: another program may listen there; see {settings}"
         )),
         Err(error) => Err(format!(
-            "healthcheck: no answer from http://{addr}/healthz ({error}): see whether the proxy \
-             runs and has the same LISTEN_HOST and LISTEN_PORT"
+            "healthcheck: no answer from {url} ({error}): see whether the proxy runs and has the \
+             same {settings}"
         )),
     }
 }
@@ -173,11 +184,19 @@ fn reachable(ip: IpAddr) -> IpAddr {
     clippy::disallowed_types,
     reason = "a process of its own, with nothing else to do: no runtime is needed, no core blocked"
 )]
-fn health_status(addr: SocketAddr) -> io::Result<u16> {
+fn health_status(place: &Listen, host: &str) -> io::Result<u16> {
     let deadline = Instant::now() + HEALTH_TIMEOUT;
-    let mut conn = std::net::TcpStream::connect_timeout(&addr, HEALTH_TIMEOUT)?;
+    let mut conn = match place {
+        Listen::Tcp(addr) => std::net::TcpStream::connect_timeout(addr, HEALTH_TIMEOUT)?,
+        Listen::Unix(path) => {
+            let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
+            set_socket_timeout(&socket, Timeout::Send, Some(HEALTH_TIMEOUT))?; // of connect(2) too
+            connect(&socket, &SocketAddrUnix::new(path)?)?;
+            socket.into() // read and written like any other
+        }
+    };
     conn.set_write_timeout(Some(HEALTH_TIMEOUT))?;
-    let request = format!("GET /healthz HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     conn.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     // To the end, not to the status: the proxy would log a client that left.

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::future::pending;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::net::TcpListener as StdTcpListener;
 use std::process;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use self::listening::{Listening, Shutters, named};
 use crate::admin;
 use crate::admin::about::About;
-use crate::config::{Config, OutboundProtocol};
+use crate::config::{Config, Listen, OutboundProtocol};
 use crate::exchange::{Budget, Core, serve};
 use crate::net::buffer;
 use crate::net::catch::caught;
@@ -72,19 +72,20 @@ pub fn run(config: &Config, tls: Option<&TlsSettings>) -> io::Result<()> {
     raise_descriptor_limit();
     let Listening {
         listeners,
+        listen,
         admin,
         shutters,
     } = Listening::begin(config)?;
-    let (listen, whose) = (listeners.all[0].local_addr()?, listeners.whose);
+    let whose = listeners.whose;
     let workers = start_all(config, listeners.all, tls)
         .map_err(|error| named(&error, "cannot start the workers"))?;
     if let Some(listener) = admin {
-        let about = About::new(config, listen, names(&workers.drivers));
+        let about = About::new(config, listen.clone(), names(&workers.drivers));
         info!("admin listener on http://{}/", listener.local_addr()?);
         admin::start(listener, config, about, workers.mailboxes.clone())
             .map_err(|error| named(&error, "cannot start the admin listener"))?;
     }
-    announce(config, tls, listen, whose, &workers.drivers);
+    announce(config, tls, (&listen, whose), &workers.drivers);
     supervisor::tell("READY=1");
     until_drained(signals, workers, shutters, config.drain_timeout)
 }
@@ -93,7 +94,7 @@ pub fn run(config: &Config, tls: Option<&TlsSettings>) -> io::Result<()> {
 fn until_drained(
     mut signals: Signals,
     workers: Workers,
-    shutters: Shutters,
+    mut shutters: Shutters,
     limit: Duration,
 ) -> io::Result<()> {
     let (handle, count) = (signals.handle(), workers.mailboxes.len());
@@ -203,7 +204,9 @@ fn start_resolvers(
     let upstream = &config.upstream;
     let start = |whose, host: &str, port| resolver::start(whose, host, port, cores.to_vec());
     let Some(proxy) = &config.outbound else {
-        let refresh = start(mailbox::Whose::Peer, &upstream.host, upstream.port)?;
+        // A socket is the one place to connect to: an address stands for it, and nothing is looked up.
+        let host = upstream.socket.as_ref().map_or(&*upstream.host, |_| "::");
+        let refresh = start(mailbox::Whose::Peer, host, upstream.port)?;
         return Ok((refresh, None));
     };
     let targets = (proxy.protocol == OutboundProtocol::Socks5)
@@ -229,11 +232,9 @@ fn in_thread<T: Send + 'static>(
 fn announce(
     config: &Config,
     tls: Option<&TlsSettings>,
-    listen: SocketAddr,
-    whose: Whose,
+    (listen, whose): (&Listen, Whose),
     chosen: &[Chosen],
 ) {
-    let upstream = &config.upstream;
     // One ring may be refused where another was not: locked memory is counted for all together.
     let reasons: BTreeSet<_> = chosen.iter().flat_map(|chosen| &chosen.fallbacks).collect();
     for reason in reasons {
@@ -244,10 +245,9 @@ fn announce(
         warn!("{warning}");
     }
     let driver = names(chosen);
-    let scheme = if upstream.tls { "https" } else { "http" };
     let through = (config.outbound.as_ref()).map_or(String::new(), |it| format!(" through {it}"));
     info!(
-        "listening on {listen}{}, {} on {driver}, upstream {scheme}://{}{}{through}",
+        "listening on {listen}{}, {} on {driver}, upstream {}{through}",
         match whose {
             Whose::Ours => "",
             Whose::Beside => " beside another process (REUSE_PORT)",
@@ -257,8 +257,7 @@ fn announce(
             1 => "1 worker".to_owned(),
             workers => format!("{workers} workers"),
         },
-        upstream.authority,
-        upstream.path
+        config.upstream.url()
     );
 }
 
@@ -374,7 +373,9 @@ async fn hear(mut mailbox: Mailbox<Notice>, index: usize, door: Rc<Door>) {
     while let Some(notice) = mailbox.next().await {
         match notice {
             Notice::Drain => core.drain.start(),
-            Notice::Resolved(whose, resolved) => core.upstream.resolved(whose, resolved),
+            Notice::Resolved(whose, resolved, began) => {
+                core.upstream.resolved(whose, resolved, began);
+            }
             Notice::Report(to) => {
                 to.send_at_once(Report::of_core(index, door.gauges()));
                 sleep(REPORT_PAUSE).await;
@@ -413,7 +414,13 @@ impl Door {
                             driver::yield_on_epoll().await; // there may be more, without end
                         }
                     }
-                    Ok(None) => break,
+                    Ok(None) => {
+                        if number == 1 {
+                            // Another core was faster, or they all are about to be told to drain.
+                            driver::yield_on_epoll().await;
+                        }
+                        break;
+                    }
                     Err(error) => {
                         self.warn(&format!("cannot accept for now: {error}"));
                         sleep(ACCEPT_PAUSE).await;

@@ -1,8 +1,7 @@
 //! What does not change while the process runs.
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use crate::config::Config;
+use crate::config::{Config, Listen};
 
 /// The process, to who asks what runs here.
 pub struct About {
@@ -13,8 +12,8 @@ pub struct About {
     /// How many there are.
     pub workers: usize,
     /// Where clients come in.
-    pub listen: SocketAddr,
-    /// Where their requests go: scheme, authority and path.
+    pub listen: Listen,
+    /// Where their requests go: the base URL.
     pub upstream: String,
     /// Connections of clients that are admitted at the same time.
     pub client_connections_max: u64,
@@ -30,15 +29,13 @@ pub struct About {
 
 impl About {
     /// A process that has just started.
-    pub fn new(config: &Config, listen: SocketAddr, driver: String) -> Self {
-        let upstream = &config.upstream;
-        let scheme = if upstream.tls { "https" } else { "http" };
+    pub fn new(config: &Config, listen: Listen, driver: String) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             driver,
             workers: config.workers,
             listen,
-            upstream: format!("{scheme}://{}{}", upstream.authority, upstream.path),
+            upstream: config.upstream.url(),
             client_connections_max: config.client_connections_max,
             buffered_bytes_max: config.buffered_bytes_max,
             started: SystemTime::now(),

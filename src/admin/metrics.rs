@@ -277,7 +277,7 @@ mod tests {
             version: "1.2.3",
             driver: "a \\ and a \" and a\nline".to_owned(),
             workers: 2,
-            listen: ([127, 0, 0, 1], 8788).into(),
+            listen: crate::config::Listen::Unix("/run/s".into()),
             upstream: "http://upstream.example".to_owned(),
             client_connections_max: 10,
             buffered_bytes_max: 1 << 30,

@@ -8,6 +8,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use crate::admin::about::About;
 use crate::admin::totals;
 use crate::admin::units::{duration, foreign, number, since};
+use crate::config::Listen;
 use crate::telemetry::live::{Going, MISHAPS_MAX, Mishap};
 use crate::telemetry::whole::Whole;
 use crate::telemetry::words::{Ending, Phase};
@@ -262,12 +263,21 @@ fn request(method: &str, path: &str, id: &str) -> Markup {
 
 /// What to do with a proxy that nobody uses.
 fn welcome(about: &About) -> Markup {
-    let ip = match about.listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+    let (through, base) = match &about.listen {
+        Listen::Tcp(addr) => {
+            let ip = match addr.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+                ip => ip,
+            };
+            let addr = SocketAddr::new(ip, addr.port());
+            (String::new(), format!("http://{addr}"))
+        }
+        Listen::Unix(path) => (
+            format!("--unix-socket {} ", path.display()),
+            "http://localhost".to_owned(),
+        ),
     };
-    let base = format!("http://{}", SocketAddr::new(ip, about.listen.port()));
     let version = if about.upstream.ends_with("/v1") {
         ""
     } else {
@@ -276,7 +286,7 @@ fn welcome(about: &About) -> Markup {
     html! {
         div .empty {
             p { "Let a client ask " code { (base) } " instead of the upstream, or try:" }
-            p { code { "curl " (base) (version) "/models" } }
+            p { code { "curl " (through) (base) (version) "/models" } }
         }
     }
 }

@@ -1,9 +1,11 @@
 //! `UPSTREAM_BASE_URL` taken apart, and shown without what may be secret in it.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use http::Uri;
 
 use super::Upstream;
+use super::addresses::parse_socket;
 use super::environment::{Environment, Read};
 
 /// Longest name in the DNS, and longest label of one (RFC 1035 2.3.4).
@@ -12,6 +14,7 @@ const LABEL_BYTES_MAX: usize = 63;
 
 /// The fields of [`super::Upstream`] that come from the URL.
 pub(super) struct BaseUrl {
+    pub(super) socket: Option<PathBuf>,
     pub(super) tls: bool,
     pub(super) host: String,
     pub(super) port: u16,
@@ -29,15 +32,30 @@ pub(super) fn read(env: &mut Environment) -> Read<BaseUrl> {
     parse_base_url(&text).map_err(|problem| env.fault(NAME, &printable(&text), problem.to_owned()))
 }
 
-/// `Uri` splits the text; what it lets pass and we must not is checked around it.
+/// `unix:`, a socket, and where there is one a colon and the path of the URL, as nginx has it.
 fn parse_base_url(text: &str) -> Result<BaseUrl, &'static str> {
+    let Some(rest) = text.strip_prefix("unix:") else {
+        return parse_url(text);
+    };
+    let (socket, path) = rest.split_once(":/").unwrap_or((rest, ""));
+    Ok(BaseUrl {
+        socket: Some(parse_socket(socket)?),
+        ..parse_url(&format!("http://localhost/{path}"))?
+    })
+}
+
+/// `Uri` splits the text; what it lets pass and we must not is checked around it.
+fn parse_url(text: &str) -> Result<BaseUrl, &'static str> {
     if text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("holds white space or a control character; a URL has neither");
     }
     if text.starts_with(['"', '\'']) {
         return Err("begins with a quotation mark; write it without");
     }
-    if !text.contains("://") && parse_base_url(&format!("https://{text}")).is_ok() {
+    let lacks_colon = |url: &BaseUrl| matches!(&*url.host, "http" | "https");
+    if !text.contains("://")
+        && parse_url(&format!("https://{text}")).is_ok_and(|url| !lacks_colon(&url))
+    {
         return Err("lacks its scheme; put https:// before it, or http:// for an API without TLS");
     }
     // `Uri` drops a fragment without a word.
@@ -46,11 +64,11 @@ fn parse_base_url(text: &str) -> Result<BaseUrl, &'static str> {
     }
     let uri: Uri = text
         .parse()
-        .map_err(|_| "is not an http:// or https:// URL with a host")?;
+        .map_err(|_| "is not an http:// or https:// URL with a host, nor unix: and a path")?;
     let tls = match uri.scheme_str() {
         Some("https") => true,
         Some("http") => false,
-        _ => return Err("is not an http:// or https:// URL"),
+        _ => return Err("is not an http:// or https:// URL, nor unix: and a path"),
     };
     let authority = uri.authority().ok_or("has no host")?;
     if authority.as_str().contains('@') {
@@ -75,6 +93,7 @@ fn parse_base_url(text: &str) -> Result<BaseUrl, &'static str> {
         None => return Err("has no host"),
     };
     Ok(BaseUrl {
+        socket: None,
         tls,
         host: parse_host(host).ok_or("has a host that is neither a name nor an IP address")?,
         port,
@@ -84,6 +103,17 @@ fn parse_base_url(text: &str) -> Result<BaseUrl, &'static str> {
 }
 
 impl Upstream {
+    /// The base URL as it may be shown.
+    pub fn url(&self) -> String {
+        let (authority, path) = (&self.authority, &self.path);
+        match &self.socket {
+            Some(socket) if path.is_empty() => format!("unix:{}", socket.display()),
+            Some(socket) => format!("unix:{}:{path}", socket.display()),
+            None if self.tls => format!("https://{authority}{path}"),
+            None => format!("http://{authority}{path}"),
+        }
+    }
+
     /// What to say where keys and bodies go, for anybody to read, to a name that does not look like one
     /// in a network of one's own.
     pub(super) fn overheard(&self) -> Option<String> {
@@ -215,6 +245,44 @@ mod tests {
             assert_eq!((url.tls, url.port), (tls, port), "{text}");
             assert_eq!((&*url.host, &*url.authority), (host, authority), "{text}");
             assert_eq!(url.path, path, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_socket_and_the_path_of_its_url_are_taken_apart_as_written() {
+        for (text, socket, path) in [
+            ("unix:/run/up.sock", "/run/up.sock", ""),
+            ("unix:/run/up.sock:/", "/run/up.sock", ""),
+            ("unix:/run/up.sock:/v1//", "/run/up.sock", "/v1"),
+            ("unix:/run/a:b:/a:/%2F", "/run/a:b", "/a:/%2F"),
+            ("unix:///run/a b#c@d", "///run/a b#c@d", ""),
+        ] {
+            let url = read_url(text);
+            assert_eq!(
+                (url.tls, &*url.host, &*url.authority),
+                (false, "localhost", "localhost")
+            );
+            assert_eq!(url.socket.as_deref(), Some(socket.as_ref()), "{text}");
+            assert_eq!(url.path, path, "{text}");
+        }
+        assert!(read_url("http://localhost").socket.is_none());
+        for text in [
+            "unix:",
+            "unix:/",
+            "unix:run/up.sock",
+            "unix:@name",
+            "unix::/v1",
+            "unix:/run/:/v1",
+            "unix:/run/up.sock/",
+            "unix:/run/up\nsock",
+            "unix:/run/up.sock:/a b",
+            "unix:/run/up.sock:/?x",
+            "unix:/run/up.sock:/a#x",
+            "unix:/run/up.sock:/a/../b",
+            "https+unix:/run/up.sock",
+            "http://unix:/run/up.sock",
+        ] {
+            assert!(parse_base_url(text).is_err(), "{text}");
         }
     }
 

@@ -2,15 +2,16 @@
 use std::time::Duration;
 
 use super::settings::{SETTINGS, UNSET};
-use super::{Attempts, ClientLimits, Config, Credential, PemFile, Upstream};
+use super::{Attempts, ClientLimits, Config, Credential, Listen, PemFile, Upstream};
 
 /// Stands for a secret that is set; the same for every secret, so that it tells no length.
 pub(super) const MASK: &str = "********";
 
 /// Stands for a setting without effect.
 const UNUSED: &str = "not used: UPSTREAM_API_KEY is unset";
-const NO_TLS: &str = "not used: UPSTREAM_BASE_URL is http://";
+const NO_TLS: &str = "not used: UPSTREAM_BASE_URL is not https://";
 const NO_ADMIN: &str = "not used: ADMIN_PORT is unset";
+const NO_PORT: &str = "not used: LISTEN_UNIX is set";
 
 impl Config {
     /// Every setting as it takes effect, in the order of the table.
@@ -47,13 +48,12 @@ impl Config {
                 "PROXY_ACCESS_TOKEN",
                 masked(access_token.is_some()).to_owned(),
             ),
-            ("LISTEN_HOST", listen.ip().to_string()),
-            ("LISTEN_PORT", listen.port().to_string()),
             (
                 "REUSE_PORT",
                 if *reuse_port { "on" } else { "off" }.to_owned(),
             ),
         ]);
+        lines.extend(listen.effective());
         lines.extend(attempts.effective());
         lines.extend(client.effective());
         lines.extend([
@@ -81,21 +81,40 @@ impl Config {
     }
 }
 
+impl Listen {
+    fn effective(&self) -> [(&'static str, String); 3] {
+        let no_port = || NO_PORT.to_owned();
+        let (host, port, socket) = match self {
+            Self::Tcp(addr) => (
+                addr.ip().to_string(),
+                addr.port().to_string(),
+                UNSET.to_owned(),
+            ),
+            Self::Unix(path) => (no_port(), no_port(), path.display().to_string()),
+        };
+        [
+            ("LISTEN_HOST", host),
+            ("LISTEN_PORT", port),
+            ("LISTEN_UNIX", socket),
+        ]
+    }
+}
+
 impl Upstream {
     fn effective(&self) -> Vec<(&'static str, String)> {
         let Upstream {
+            socket: _,
             tls,
             host: _,
             port: _,
-            authority,
-            path,
+            authority: _,
+            path: _,
             credential,
             ca_file,
             client_certificate,
             connections_max,
             idle_timeout,
         } = self;
-        let scheme = if *tls { "https" } else { "http" };
         let (name, prefix) = match credential {
             // Quoted: the space at its end is the point of it.
             Some(Credential {
@@ -112,7 +131,7 @@ impl Upstream {
         };
         let own = client_certificate.as_ref();
         vec![
-            ("UPSTREAM_BASE_URL", format!("{scheme}://{authority}{path}")),
+            ("UPSTREAM_BASE_URL", self.url()),
             ("UPSTREAM_API_KEY", masked(credential.is_some()).to_owned()),
             ("UPSTREAM_API_KEY_HEADER", name),
             ("UPSTREAM_API_KEY_PREFIX", prefix),
@@ -198,18 +217,44 @@ fn seconds_or_none(limit: Option<Duration>) -> String {
 mod tests {
     use super::*;
 
+    fn config(variables: &[(&str, &str)]) -> Config {
+        let config = Config::from_lookup(|name| {
+            let known = variables.iter().find(|(known, _)| *known == name);
+            known.map(|(_, value)| value.into())
+        });
+        config.unwrap_or_else(|faults| panic!("{faults:?}"))
+    }
+
+    const URL: (&str, &str) = ("UPSTREAM_BASE_URL", "http://localhost");
+
     #[test]
     fn every_setting_has_a_line_and_stands_in_the_tables_order() {
-        let config = Config::from_lookup(|name| {
-            (name == "UPSTREAM_BASE_URL").then(|| "http://localhost".into())
-        });
-        let Ok(config) = config else {
-            panic!("the base URL is enough");
-        };
-        let lines = config.effective();
+        let lines = config(&[URL]).effective();
         let names: Vec<_> = lines.iter().map(|(name, _)| *name).collect();
         let all = SETTINGS.iter().map(|setting| setting.name);
         let expected: Vec<_> = all.filter(|name| *name != "PROXY_PORT").collect();
         assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn a_socket_takes_the_place_of_a_port_and_lets_no_strangers_in() {
+        let config = config(&[
+            ("UPSTREAM_BASE_URL", "unix:/run/up:/v1"),
+            ("LISTEN_UNIX", "/run/s"),
+            ("LISTEN_HOST", "0.0.0.0"),
+            ("LISTEN_PORT", "9100"),
+            ("ADMIN_PORT", "9100"),
+            ("UPSTREAM_API_KEY", "canary"),
+        ]);
+        assert!(config.warnings().is_empty());
+        let lines = config.effective();
+        for (name, value) in [
+            ("UPSTREAM_BASE_URL", "unix:/run/up:/v1"),
+            ("LISTEN_UNIX", "/run/s"),
+            ("LISTEN_HOST", NO_PORT),
+            ("LISTEN_PORT", NO_PORT),
+        ] {
+            assert!(lines.contains(&(name, value.to_owned())), "{lines:?}");
+        }
     }
 }

@@ -27,8 +27,8 @@ pub use self::settings::{SETTINGS, Setting};
 /// Everything a worker needs to know, checked. Cloned into each worker.
 #[derive(Clone)]
 pub struct Config {
-    /// Address to listen on; port 0 lets the kernel choose one.
-    pub listen: SocketAddr,
+    /// Where clients come in.
+    pub listen: Listen,
     /// Where the admin listener is, if there is to be one.
     pub admin: Option<SocketAddr>,
     /// Whether both may be somebody else's as well.
@@ -59,9 +59,20 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// Where to listen. Its `Display` is what people are shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// Port 0 lets the kernel choose one.
+    Tcp(SocketAddr),
+    /// The path of a socket in the file system.
+    Unix(PathBuf),
+}
+
 /// `UPSTREAM_*`: the origin and what is known about it.
 #[derive(Clone)]
 pub struct Upstream {
+    /// The path of the socket that it listens on; there is no host then but `localhost`, for `Host`.
+    pub socket: Option<PathBuf>,
     /// `https://` or `http://`.
     pub tls: bool,
     /// Host without port, an IPv6 address without brackets.

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use super::base_url::{parse_host, parse_port};
 use super::effective::MASK;
 use super::environment::{Environment, Read};
-use super::{Login, Outbound, OutboundProtocol, Secret};
+use super::{Login, Outbound, OutboundProtocol, Secret, Upstream};
 
 /// Where the URL has no port: for all three as curl has it.
 const PORT: u16 = 1080;
@@ -12,9 +12,14 @@ const PORT: u16 = 1080;
 /// RFC 1929 2: a length is one byte.
 const SOCKS_LOGIN_BYTES_MAX: usize = 255;
 
-pub(super) fn read(env: &mut Environment) -> Read<Option<Outbound>> {
+/// No proxy leads to a socket of this machine.
+pub(super) fn read(env: &mut Environment, upstream: &Read<Upstream>) -> Read<Option<Outbound>> {
     const NAME: &str = "OUTBOUND_PROXY";
     let text = env.text(NAME)?;
+    if text.is_some() && upstream.as_ref().is_ok_and(|it| it.socket.is_some()) {
+        let problem = "leads to no Unix socket, which UPSTREAM_BASE_URL is: unset one of them";
+        return Err(env.fault_unseen(NAME, problem));
+    }
     let parsed = text.as_deref().map(parse).transpose();
     parsed.map_err(|problem| env.fault_unseen(NAME, &format!("{problem} (its value is not shown)")))
 }

@@ -1,5 +1,6 @@
 //! Makes a `Config` of the environment: every variable is read before the first fault ends it.
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -41,8 +42,11 @@ impl Config {
     /// What the operator should be told at the start, loudly.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        let reachable = !self.listen.ip().to_canonical().is_loopback();
-        if reachable && self.upstream.credential.is_some() && self.access_token.is_none() {
+        let reachable = |addr: SocketAddr| !addr.ip().to_canonical().is_loopback();
+        if self.listen.addr().is_some_and(reachable)
+            && self.upstream.credential.is_some()
+            && self.access_token.is_none()
+        {
             warnings.push(format!(
                 "UPSTREAM_API_KEY is set, {} can be reached from beyond loopback and PROXY_ACCESS_TOKEN \
                  is unset: whoever reaches this port spends that key. Set PROXY_ACCESS_TOKEN or listen \
@@ -51,7 +55,7 @@ impl Config {
             ));
         }
         if let Some(admin) = self.admin
-            && !admin.ip().to_canonical().is_loopback()
+            && reachable(admin)
         {
             warnings.push(format!(
                 "ADMIN_HOST is {}: whoever reaches port {} sees the paths of requests, the settings \
@@ -78,7 +82,7 @@ fn read_config(env: &mut Environment) -> Read<Config> {
     let listen = read_listen(env);
     let workers = env.optional_number("WORKERS", 1..=WORKERS_MAX);
     let upstream = upstream::read(env);
-    let outbound = outbound::read(env);
+    let outbound = outbound::read(env, &upstream);
     let attempts = read_attempts(env);
     let client = read_client_limits(env);
     let client_connections_max = env.number("MAX_CLIENT_CONNECTIONS", 1..=CLIENT_CONNECTIONS_MAX);
@@ -255,7 +259,8 @@ mod tests {
             ("PROXY_PORT", "tcp://10.0.0.1:8788"),
             ("LISTEN_HOST", "example.com"),
             ("LISTEN_PORT", "65536"),
-            ("REUSE_PORT", "2"),
+            ("LISTEN_UNIX", "name.sock"),
+            ("REUSE_PORT", "maybe"),
             ("RESPONSE_HEADER_TIMEOUT_SECONDS", "0"),
             ("LAST_ATTEMPT_HEADER_TIMEOUT_SECONDS", "-1"),
             ("UPGRADE_HEADER_TIMEOUT_SECONDS", "0"),
@@ -330,7 +335,10 @@ mod tests {
 
     #[test]
     fn the_listening_port_is_listen_port_or_else_proxy_port() {
-        let port = |variables: &[(&str, &str)]| read_valid(variables).listen.port();
+        let port = |variables: &[(&str, &str)]| {
+            let addr = read_valid(variables).listen.addr();
+            addr.expect("it is a port").port()
+        };
         assert_eq!(port(&[("PROXY_PORT", "9000")]), 9000);
         assert_eq!(
             port(&[("PROXY_PORT", "9000"), ("LISTEN_PORT", "9001")]),

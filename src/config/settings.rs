@@ -21,8 +21,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "UPSTREAM_BASE_URL",
         REQUIRED,
-        "http:// or https:// base URL, with or without a path. The incoming path and query are \
-         appended unchanged.",
+        "http:// or https:// base URL, with or without a path, or unix:/path/of/socket, with or \
+         without :/path of the URL. The incoming path and query are appended unchanged.",
     ),
     setting(
         "UPSTREAM_API_KEY",
@@ -63,6 +63,11 @@ pub const SETTINGS: &[Setting] = &[
         "LISTEN_PORT",
         "PROXY_PORT",
         "Port to listen on; 0 lets the kernel choose.",
+    ),
+    setting(
+        "LISTEN_UNIX",
+        UNSET,
+        "Path of a Unix socket to listen on instead of a port. The umask says who may connect.",
     ),
     setting(
         "REUSE_PORT",

@@ -14,6 +14,7 @@ pub(super) fn read(env: &mut Environment) -> Read<Upstream> {
     let idle_timeout = env.seconds("UPSTREAM_IDLE_TIMEOUT_SECONDS");
     let url = url?;
     Ok(Upstream {
+        socket: url.socket,
         tls: url.tls,
         host: url.host,
         port: url.port,
@@ -38,7 +39,7 @@ impl Upstream {
         let own = (self.client_certificate.as_ref()).map(|certificate| &certificate.chain);
         let in_vain = trusted.or(own).filter(|_| !self.tls)?;
         Some(format!(
-            "{} is not used: UPSTREAM_BASE_URL is http://, so nothing is encrypted, and no certificate \
+            "{} is not used: UPSTREAM_BASE_URL is not https://, so nothing is encrypted, and no certificate \
              is checked or shown",
             in_vain.name
         ))

@@ -334,8 +334,8 @@ mod tests {
             let waits = (0..100).map(|number| {
                 let rung = rung.clone();
                 monoio::spawn(async move {
-                    let limit = Deadline::after(millis(if number % 2 == 0 { 20 } else { 10_000 }));
-                    let ended = limit.limit(sleep(millis(40))).await;
+                    let limit = Deadline::after(millis(if number % 2 == 0 { 20 } else { 20_000 }));
+                    let ended = limit.limit(sleep(millis(400))).await;
                     rung.set(rung.get() + u32::from(ended.is_err()));
                 })
             });

@@ -12,6 +12,7 @@ use monoio::io::AsyncReadRent;
 use monoio::net::UnixStream;
 
 use crate::net::sleep;
+use crate::telemetry::clock::Moment;
 use crate::telemetry::report::Report;
 
 /// Between two tries to pass on the wake-up or to hear it, after an error.
@@ -24,8 +25,8 @@ const WAKE_TRIES_MAX: usize = 100;
 pub enum Notice {
     /// Accept no more, finish what there is.
     Drain,
-    /// A name has been looked up.
-    Resolved(Whose, Resolved),
+    /// A name has been looked up, and when that began.
+    Resolved(Whose, Resolved, Moment),
     /// Say there how things are.
     Report(Sender<Report>),
 }

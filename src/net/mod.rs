@@ -20,6 +20,7 @@ pub mod stream;
 pub mod supervisor;
 pub mod tcp;
 pub mod tls;
+pub mod unix;
 
 pub use deadline::sleep;
 pub use monoio::task::JoinHandle;

@@ -10,6 +10,7 @@ use dns_lookup::{AddrInfoHints, LookupErrorKind, SockType};
 use local_sync::semaphore::Semaphore;
 
 use crate::net::mailbox::{Notice, Resolved, Sender, Whose};
+use crate::telemetry::clock::Moment;
 
 /// How old addresses may get.
 const REFRESH: Duration = Duration::from_secs(30);
@@ -29,20 +30,22 @@ pub fn start(
 ) -> std::io::Result<Refresh> {
     let (refresh, asked) = refresh();
     let host = host.to_owned();
-    let tell = move |resolved: Resolved| {
+    let tell = move |resolved: Resolved, began: Moment| {
         for core in &cores {
-            core.send(Notice::Resolved(whose, resolved.clone()));
+            core.send(Notice::Resolved(whose, resolved.clone(), began));
         }
     };
     if let Ok(ip) = host.parse::<IpAddr>() {
-        tell(Resolved::Addresses([SocketAddr::new(ip, port)].into()));
+        let addr = SocketAddr::new(ip, port);
+        tell(Resolved::Addresses([addr].into()), Moment::now());
         return Ok(refresh);
     }
     thread::Builder::new()
         .name("resolver".to_owned())
         .spawn(move || {
             loop {
-                tell(look_up(&host, port));
+                let began = Moment::now();
+                tell(look_up(&host, port), began);
                 if asked.recv_timeout(REFRESH) == Err(mpsc::RecvTimeoutError::Disconnected) {
                     return;
                 }
@@ -103,7 +106,8 @@ fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 /// What a core knows of the addresses of a name.
 pub struct Addresses {
-    latest: RefCell<Option<Resolved>>,
+    /// The outcome of a look-up, and when that began.
+    latest: RefCell<Option<(Resolved, Moment)>>,
     /// The look-up under way, or the next one; closed when it has ended.
     look_up: RefCell<Rc<Semaphore>>,
     refresh: Refresh,
@@ -119,11 +123,12 @@ impl Addresses {
         }
     }
 
-    /// Takes a look-up's outcome. Addresses once known are kept when a later look-up fails.
-    pub fn update(&self, resolved: Resolved) {
-        let known = matches!(*self.latest.borrow(), Some(Resolved::Addresses(_)));
+    /// Takes the outcome of a look-up that `began` then. Addresses once known are kept when a later
+    /// one fails.
+    pub fn update(&self, resolved: Resolved, began: Moment) {
+        let known = matches!(*self.latest.borrow(), Some((Resolved::Addresses(_), _)));
         if !known || matches!(resolved, Resolved::Addresses(_)) {
-            self.latest.replace(Some(resolved));
+            self.latest.replace(Some((resolved, began)));
         }
         self.look_up.replace(Rc::new(Semaphore::new(0))).close();
     }
@@ -136,27 +141,39 @@ impl Addresses {
 
     /// Whether this is one of the addresses, as far as is known.
     pub fn include(&self, addr: SocketAddr) -> bool {
-        matches!(&*self.latest.borrow(), Some(Resolved::Addresses(all)) if all.contains(&addr))
+        matches!(&*self.latest.borrow(), Some((Resolved::Addresses(all), _)) if all.contains(&addr))
     }
 
-    /// The addresses, or why there are none. Waits for a look-up where none is known; give it a
-    /// deadline.
+    /// The addresses, or why there are none. Where none is known it waits for a look-up: the first, or
+    /// after a failure one that begins from now on, since one under way may be about to fail for what is
+    /// over by now. Give it a deadline.
     pub async fn get(&self) -> Resolved {
+        let mut asked = None;
         match &*self.latest.borrow() {
-            Some(known @ Resolved::Addresses(_)) => return known.clone(),
-            Some(_) => self.refresh(),
+            Some((known @ Resolved::Addresses(_), _)) => return known.clone(),
+            Some(_) => {
+                asked = Some(Moment::now());
+                self.refresh();
+            }
             None => (), // the first look-up is under way
         }
-        let look_up = self.look_up.borrow().clone();
-        let _ = look_up.acquire().await; // no permit is ever added
-        let nothing = || Resolved::Failed("the name has not been looked up".into());
-        self.latest.borrow().clone().unwrap_or_else(nothing)
+        loop {
+            let look_up = self.look_up.borrow().clone();
+            let _ = look_up.acquire().await; // no permit is ever added
+            if let Some((resolved, began)) = &*self.latest.borrow()
+                && (matches!(resolved, Resolved::Addresses(_)) || asked <= Some(*began))
+            {
+                return resolved.clone();
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::driver::run;
+    use crate::net::{sleep, spawn};
 
     #[test]
     fn families_take_turns_and_each_keeps_its_order() {
@@ -186,5 +203,26 @@ mod tests {
         assert_eq!(asked.try_iter().count(), 1);
         addresses.refresh();
         assert_eq!(asked.try_iter().count(), 1);
+    }
+
+    #[test]
+    fn who_asks_after_a_failure_is_not_told_of_a_look_up_that_began_before() {
+        run(async {
+            let (refresh, asked) = refresh();
+            let addresses = Rc::new(Addresses::new(refresh));
+            let failed = |reason: &str| Resolved::Failed(reason.into());
+            addresses.update(failed("first"), Moment::now());
+            let under_way = Moment::now();
+            for answer in [failed("third"), Resolved::Addresses([].into())] {
+                let waiting = addresses.clone();
+                let got = spawn(async move { waiting.get().await });
+                sleep(Duration::from_millis(1)).await;
+                assert_eq!(asked.try_iter().count(), 1);
+                addresses.update(failed("second"), under_way);
+                sleep(Duration::from_millis(1)).await;
+                addresses.update(answer.clone(), Moment::now());
+                assert_eq!(format!("{:?}", got.await), format!("{answer:?}"));
+            }
+        });
     }
 }

@@ -1,4 +1,4 @@
-//! A TCP connection that may be read, written and watched at the same time.
+//! A TCP connection that may be read, written and watched at the same time, or one of a Unix socket.
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -42,7 +42,8 @@ const BLOCKS_AT_ONCE_MAX: usize = 16;
 /// Work for a peer that never has to be waited for before other tasks get their turn: a millisecond.
 const UNPAUSED_BYTES_MAX: usize = 1 << 20;
 
-/// A connected socket of this core.
+/// A connected socket of this core. Where it is none of TCP, nothing is known of what has left it, and it
+/// cannot be reset.
 pub struct Tcp {
     socket: Rc<Socket>,
     /// The operation behind [`Self::readable`], boxed once for a connection.
@@ -56,8 +57,14 @@ pub struct Tcp {
 pub struct Outgoing {
     /// So many have not left this machine yet. A FIN of ours counts as one.
     pub unsent: u32,
+    /// So many segments have left and are not acknowledged.
+    pub unacked: u32,
     /// So often in a row the oldest ones have been sent anew, without any acknowledgement of them.
     pub repeats: u8,
+    /// So often in a row the peer was asked whether it is there and takes more, without an answer.
+    pub probes: u8,
+    /// The age of the last that was heard of the peer, by a clock that may tick in hundredths of a second.
+    pub silence: Duration,
 }
 
 impl Tcp {
@@ -108,9 +115,14 @@ impl Tcp {
     /// side or a reset.
     pub fn outgoing(&self) -> io::Result<Outgoing> {
         let info = self.socket.tcp_info()?;
+        // What brings data and acknowledges nothing new is no acknowledgement to the kernel.
+        let silence_millis = info.tcpi_last_ack_recv.min(info.tcpi_last_data_recv);
         Ok(Outgoing {
             unsent: info.tcpi_notsent_bytes,
+            unacked: info.tcpi_unacked,
             repeats: info.tcpi_retransmits,
+            probes: info.tcpi_probes,
+            silence: Duration::from_millis(silence_millis.into()),
         })
     }
 
@@ -321,8 +333,9 @@ impl Tcp {
     /// Ends the connection with a reset now: what has not left this machine never will. Closing it, the
     /// kernel would go on sending for minutes.
     pub fn abort(&self) {
-        // Fails only where there is nothing to end.
-        let _ = rustix::net::connect_unspec(self);
+        if rustix::net::connect_unspec(self).is_err() {
+            self.close_both(); // not TCP, or nothing to end
+        }
     }
 
     /// Makes closing send RST instead of FIN.

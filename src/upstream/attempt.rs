@@ -187,7 +187,7 @@ impl Replayable {
             };
             let (sends, handed) = (trace.sends(), conn.stream.tcp().handed());
             trace.connected(conn.reused);
-            let sent = self.send(&conn.stream, &limits, trace).await;
+            let sent = self.send(&conn.stream, conn.reused, limits, trace).await;
             if let Ok(Some(1..)) = sent.read {
                 if !matches!(&sent.sending, Ok(sending) if sending.is_done()) {
                     count(|core| &core.early_answers);
@@ -212,6 +212,9 @@ impl Replayable {
             };
             let failure = Failure::of(sent.read, sent.sending.err(), limits);
             let stale = conn.reused && failure.is_stale();
+            if failure.is_silence() {
+                upstream.forget_older(trace.began());
+            }
             if !stale {
                 self.failed_at = Some(conn.addr);
                 upstream.avoid(conn.addr, matches!(failure, Failure::HeaderTimeout(..)));
@@ -228,7 +231,7 @@ impl Replayable {
     /// request, and that answer commits. Whether a byte came is said by a read alone, the last one
     /// after the deadline has passed: never by a timer, never by a failed write. No read is ever
     /// under way that could take a byte unseen: what is waited for is that there is something to read.
-    async fn send(&self, stream: &Rc<Stream>, limits: &Limits, trace: &Trace) -> Sent {
+    async fn send(&self, stream: &Rc<Stream>, reused: bool, limits: Limits, trace: &Trace) -> Sent {
         let mut received = Buffer::empty();
         let mut deadline = Deadline::NEVER;
         let (start, guard) = start(self, stream, limits.write, trace);
@@ -249,6 +252,7 @@ impl Replayable {
         });
         let mut written = None;
         let mut expiry = pin!(deadline.passed());
+        let mut lost = pin!(delivery::lost(stream.tcp(), trace.since()));
         let read = loop {
             select! {
                 // In this order: a byte that is here beats a failed write and a passed deadline.
@@ -266,6 +270,7 @@ impl Replayable {
                     written = Some(result);
                 }
                 () = &mut expiry => break try_read(stream, &mut received),
+                () = &mut lost, if reused => break given_up(try_read(stream, &mut received)),
             }
         };
         if begun.get() && written.is_none() && !matches!(read, Ok(Some(1..))) {
@@ -320,6 +325,14 @@ struct Sent {
 fn try_read(stream: &Stream, received: &mut Buffer) -> io::Result<Option<usize>> {
     *received = Buffer::small();
     stream.try_read(received)
+}
+
+/// The last read of a connection that was lost: fails as if TCP itself had given it up.
+fn given_up(read: io::Result<Option<usize>>) -> io::Result<Option<usize>> {
+    match read {
+        Ok(None) => Err(io::ErrorKind::TimedOut.into()),
+        read => read,
+    }
 }
 
 /// Starts to send a request. Of several blocks what the socket takes goes at once, while it is in the
@@ -467,14 +480,13 @@ mod tests {
                 let block = Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n");
                 let taken = Taken::nothing(&Quota::of_core(0));
                 let request = Replayable::new((block, Vec::new(), taken), true);
-                let stream = Rc::new(Stream::Plain(tcp));
-                let trace = &record().trace;
-                let sent = request.send(&stream, &LIMITS, trace).await;
+                let (stream, record) = (Rc::new(Stream::Plain(tcp)), record());
+                let sent = request.send(&stream, true, LIMITS, &record.trace).await;
                 assert!(matches!(sent.read, Ok(Some(count)) if count == words.len()));
                 assert!(matches!(sent.sending, Ok(Sending::Broken(false))));
                 let unsent = recv(&theirs, &mut [0; 64], RecvFlags::DONTWAIT);
                 assert_eq!(
-                    (trace.sends(), unsent.map(|(count, _)| count)),
+                    (record.trace.sends(), unsent.map(|(count, _)| count)),
                     (0, Err(Errno::AGAIN))
                 );
             }

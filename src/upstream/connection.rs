@@ -13,6 +13,7 @@ use crate::net::resolver::Addresses;
 use crate::net::stream::Stream;
 use crate::net::tcp::Tcp;
 use crate::net::tls::{Tls, TlsSettings};
+use crate::net::unix;
 use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::count;
 use crate::telemetry::trace::Trace;
@@ -89,14 +90,14 @@ impl Upstream {
         }
     }
 
-    /// Takes the outcome of a look-up. Idle connections to what is no address of the upstream any more
+    /// Takes the outcome of a look-up that `began` then. Idle connections to what is no address of the upstream any more
     /// are closed.
-    pub fn resolved(&self, whose: Whose, resolved: Resolved) {
+    pub fn resolved(&self, whose: Whose, resolved: Resolved, began: Moment) {
         match (whose, &self.targets) {
-            (Whose::Target, Some(targets)) => targets.update(resolved),
-            _ => self.addresses.update(resolved),
+            (Whose::Target, Some(targets)) => targets.update(resolved, began),
+            _ => self.addresses.update(resolved, began),
         }
-        self.pool.retain(|addr| self.includes(addr));
+        self.pool.retain(|idle| self.includes(idle.addr));
     }
 
     /// Closes idle connections that are of no more use. To be called now and then.
@@ -133,8 +134,7 @@ impl Upstream {
         // Boxed: connecting is rare, and its state is large beside that of an exchange.
         let connected = Box::pin(self.connect(avoided, trace)).await;
         if connected.is_err() {
-            self.addresses.refresh();
-            self.targets.iter().for_each(Addresses::refresh);
+            self.look_up();
         }
         let (stream, addr) = connected?;
         Ok(Connection {
@@ -158,8 +158,20 @@ impl Upstream {
     pub fn avoid(&self, addr: SocketAddr, idle_too: bool) {
         self.order.put_back(addr);
         if idle_too {
-            self.pool.retain(|known| known != addr);
+            self.pool.retain(|idle| idle.addr != addr);
         }
+    }
+
+    /// A connection was lost without a word, and so were those that were used last before `then`, whatever
+    /// their address: they are closed. We may be in another network, where other addresses hold.
+    pub fn forget_older(&self, then: Moment) {
+        self.pool.retain(|idle| idle.since >= then);
+        self.look_up();
+    }
+
+    fn look_up(&self) {
+        self.addresses.refresh();
+        self.targets.iter().for_each(Addresses::refresh);
     }
 
     /// Whether an address that connections have is still one.
@@ -229,7 +241,11 @@ impl Upstream {
     async fn connect_by(&self, way: Way, course: Rc<Course<'_>>) -> Result<Stream, Failure> {
         let stall = self.config.attempts.write_timeout;
         let user_timeout = stall.max(USER_TIMEOUT_MIN);
-        let tcp = course.connected(Tcp::connect(way.addr, user_timeout).await);
+        let tcp = match &self.config.upstream.socket {
+            Some(path) => unix::connect(path).await,
+            None => Tcp::connect(way.addr, user_timeout).await,
+        };
+        let tcp = course.connected(tcp);
         let to = match self.outbound {
             Some(_) => "outbound proxy (OUTBOUND_PROXY)",
             None => "upstream (UPSTREAM_BASE_URL)",

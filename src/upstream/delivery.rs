@@ -4,16 +4,29 @@
 //! tells both of a connection in any state. SIOCOUTQ and SIOCOUTQNSD would tell the bytes not
 //! acknowledged and not sent, but not the one thing that makes a missing acknowledgement mean anything:
 //! that the bytes were sent again and again. Bytes in flight are not acknowledged either.
+use std::future::pending;
 use std::io;
+use std::time::Duration;
 
 use crate::net::buffer::LARGE_BYTES;
-use crate::net::tcp::Tcp;
+use crate::net::deadline::Deadline;
+use crate::net::sleep;
+use crate::net::tcp::{Outgoing, Tcp};
+use crate::telemetry::clock::Moment;
 use crate::telemetry::words::Delivery;
 
 /// So often in a row the kernel has to have sent the same bytes anew, each time waiting twice as long,
 /// 1.4 seconds in all at least, before it counts as lost that none was acknowledged. Once or twice
 /// happens where a network holds packets up.
 const REPEATS_MIN: u8 = 3;
+
+/// After so long the kernel may have sent the same bytes that often. Most requests are answered by then,
+/// and their connections never looked at.
+const FIRST_LOOK: Duration = Duration::from_millis(1500);
+/// Between further looks: there are none at connections whose peer was heard of.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// More than the clock of [`Outgoing::silence`] is wrong by.
+const TICK: Duration = Duration::from_millis(50);
 
 /// More than a single write holds: a block of a request, or the records of one.
 const WRITE_BYTES_MAX: u64 = 2 * LARGE_BYTES as u64;
@@ -64,6 +77,29 @@ fn in_kernel(tcp: &Tcp, in_silence: bool) -> Delivery {
         Ok(outgoing) if in_silence && outgoing.repeats >= REPEATS_MIN => Delivery::NotAcked,
         _ => Delivery::Acked,
     }
+}
+
+/// Waits until the connection of a request that `began` then turns out to have been lost before:
+/// the way to the peer has gone, a NAT has forgotten it, or we have moved. Of that nobody is told; TCP
+/// itself would go on for many minutes. A peer that was heard of since is there, and is never judged
+/// again, however long it takes: also one that takes no bytes but answers when it is asked for room.
+pub(super) async fn lost(tcp: &Tcp, began: Moment) {
+    Deadline::at(began + FIRST_LOOK).passed().await;
+    while let Ok(outgoing) = tcp.outgoing()
+        && is_in_doubt(&outgoing, began.elapsed())
+    {
+        // Where our address has gone, nothing is even sent: the kernel only goes on trying to.
+        if outgoing.repeats.max(outgoing.probes) >= REPEATS_MIN {
+            return;
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    pending().await
+}
+
+/// Whether something is under way and nothing was heard of the peer for as long.
+fn is_in_doubt(outgoing: &Outgoing, since: Duration) -> bool {
+    outgoing.unacked + outgoing.unsent > 0 && outgoing.silence + TICK >= since
 }
 
 #[cfg(test)]

@@ -105,7 +105,13 @@ impl Failure {
         }
     }
 
-    /// Whether this is what a connection looks like that the upstream closed while it was idle.
+    /// Whether this is what a connection looks like that was lost, and nobody told us.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(self, Self::Read(error) if error.kind() == io::ErrorKind::TimedOut)
+    }
+
+    /// Whether this is what a connection looks like that the upstream closed while it was idle, or that
+    /// was lost.
     pub fn is_stale(&self) -> bool {
         matches!(self, Self::Closed | Self::Read(_) | Self::Write(_))
     }

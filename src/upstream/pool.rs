@@ -16,7 +16,8 @@ const IDLE_MAX: usize = 1024;
 pub(super) struct Idle {
     pub(super) stream: Rc<Stream>,
     pub(super) addr: SocketAddr,
-    since: Moment,
+    /// By a clock that stands still while the machine sleeps: what is lost then shows at its first use.
+    pub(super) since: Moment,
 }
 
 /// The idle connections.
@@ -69,9 +70,9 @@ impl Pool {
         self.idle.borrow_mut().pop_front();
     }
 
-    /// Closes all connections save those to addresses that are `wanted`.
-    pub(super) fn retain(&self, wanted: impl Fn(SocketAddr) -> bool) {
-        self.idle.borrow_mut().retain(|idle| wanted(idle.addr));
+    /// Closes all connections save those that are `wanted`.
+    pub(super) fn retain(&self, wanted: impl FnMut(&Idle) -> bool) {
+        self.idle.borrow_mut().retain(wanted);
     }
 
     /// Closes what has been idle too long or was closed by the upstream.

@@ -11,6 +11,8 @@ use crate::upstream::connection::Connection;
 
 /// Largest response head, in bytes.
 const HEAD_BYTES_MAX: usize = 256 << 10;
+/// How one begins (RFC 8446, 5.1): what TLS says to who does not speak it.
+const TLS_ALERT: [u8; 2] = [21, 3];
 
 /// Why there is no final response head. The request has been answered, so it is not sent again.
 #[derive(Debug)]
@@ -69,7 +71,12 @@ impl Committed {
         let mut scan = Scan::default();
         let length = loop {
             if !b"HTTP/1.".starts_with(&self.received[..self.received.len().min(7)]) {
-                return Err(Fault::Malformed("it does not start with HTTP/1."));
+                return Err(Fault::Malformed(
+                    match self.received.starts_with(&TLS_ALERT) {
+                        true => "it is a TLS alert: UPSTREAM_BASE_URL has to begin with https://",
+                        false => "it does not start with HTTP/1.",
+                    },
+                ));
             }
             match scan.head_length(&self.received) {
                 Ok(Some(length)) => break length,

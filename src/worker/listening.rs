@@ -3,14 +3,17 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::time::Duration;
 
-use crate::config::Config;
-use crate::net::listener::{Listeners, bind_all, open_all};
+use crate::config::{Config, Listen};
+use crate::net::listener::{Listeners, Whose, bind_all, open_all};
 use crate::net::shutter::Shutter;
+use crate::net::unix::{self, Place};
 
 /// All that listens.
 pub(super) struct Listening {
     /// For clients, one for each core.
     pub(super) listeners: Listeners,
+    /// Where that is.
+    pub(super) listen: Listen,
     /// For operators, if there is to be one.
     pub(super) admin: Option<StdTcpListener>,
     /// What shuts them.
@@ -20,6 +23,8 @@ pub(super) struct Listening {
 /// What shuts the listeners, for the thread that hears signals.
 pub(super) struct Shutters {
     clients: Shutter,
+    /// Where clients come by a path.
+    place: Option<Place>,
     admin: Option<Shutter>,
 }
 
@@ -32,14 +37,15 @@ impl Listening {
         };
         let admin = config.admin.map(bind).transpose()?;
         // Last: who listens beside others and then fails has clients to lose.
-        let listeners = open_all(config.listen, config.workers, share)
-            .map_err(|error| deaf(&error, config.listen, "LISTEN_PORT", share))?;
+        let (listeners, listen, place) = open(config)?;
         let shutters = Shutters {
             clients: Shutter::new(&listeners)?,
+            place,
             admin: admin.as_ref().map(Shutter::new).transpose()?,
         };
         Ok(Self {
             listeners,
+            listen,
             admin: admin.and_then(|listeners| listeners.all.into_iter().next()),
             shutters,
         })
@@ -49,7 +55,8 @@ impl Listening {
 impl Shutters {
     /// Returns when no client can come any more. Operators still can, unless there is a successor to look
     /// at.
-    pub(super) fn keep_out(&self, limit: Duration) {
+    pub(super) fn keep_out(&mut self, limit: Duration) {
+        drop(self.place.take());
         if let Some(admin) = &self.admin {
             admin.steer_away();
         }
@@ -66,6 +73,25 @@ impl Shutters {
     pub(super) fn end(&self) {
         if let Some(admin) = &self.admin {
             admin.close();
+        }
+    }
+}
+
+/// What listens for clients, where that is, and what ends it where it is one for all cores.
+fn open(config: &Config) -> io::Result<(Listeners, Listen, Option<Place>)> {
+    let share = config.reuse_port;
+    match &config.listen {
+        Listen::Tcp(addr) => {
+            let listeners = open_all(*addr, config.workers, share)
+                .map_err(|error| deaf(&error, *addr, "LISTEN_PORT", share))?;
+            let listen = Listen::Tcp(listeners.all[0].local_addr()?);
+            Ok((listeners, listen, None))
+        }
+        Listen::Unix(path) => {
+            let (all, place) = unix::bind_all(path, config.workers)
+                .map_err(|error| named(&error, &format!("cannot listen on {}", config.listen)))?;
+            let whose = Whose::Ours;
+            Ok((Listeners { all, whose }, config.listen.clone(), Some(place)))
         }
     }
 }

@@ -7,7 +7,7 @@ use std::process::{self, Command, Output};
 
 use rustix::process::Signal;
 
-use crate::support::{Client, DEADLINE, Proxy, Vacant, get};
+use crate::support::{Client, DEADLINE, Proxy, Vacant, get, run};
 
 const NAME: &str = "codex-reset-proxy.service";
 const PROGRAM: &str = "/usr/local/bin/codex-reset-proxy";
@@ -75,7 +75,11 @@ fn systemd_takes_the_units_in_the_readme_and_calls_the_service_safe() {
         "{taken:?}"
     );
     let socket = file.with_extension("socket");
-    fs::write(&socket, block("[Socket]")).unwrap();
+    fs::write(
+        &socket,
+        block("```ini\n# /etc/systemd/system/codex-reset-proxy.socket\n"),
+    )
+    .unwrap();
     let taken = analyze(&["verify", "--man=no"], &socket).unwrap();
     assert!(
         taken.status.success() && taken.stderr.is_empty(),
@@ -94,30 +98,52 @@ fn the_unit_in_the_readme_waits_for_the_drain_and_gives_up_on_wrong_settings() {
         let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         found.unwrap_or_else(|| panic!("no {name} in {unit}"))
     };
-    let settings = codex_reset_proxy::config::SETTINGS;
-    let mut drain = settings.iter();
-    let drain = drain.find(|setting| setting.name == "DRAIN_TIMEOUT_SECONDS");
-    let seconds = |text: &str| text.parse::<u32>().unwrap();
-    assert!(seconds(value("TimeoutStopSec")) > seconds(drain.unwrap().default));
-    let wrong = crate::support::run(&[], &[("UPSTREAM_BASE_URL", "ftp://a")]);
+    let stop: u32 = value("TimeoutStopSec").parse().unwrap();
+    assert!(stop > drain_seconds());
+    let wrong = run(&[], &[("UPSTREAM_BASE_URL", "ftp://a")]);
     let code = wrong.status.code().unwrap();
     assert_eq!(value("RestartPreventExitStatus"), code.to_string());
 }
 
-/// The unit of the program.
-fn unit() -> String {
-    block("[Service]")
+#[test]
+fn the_deployment_in_the_readme_sets_what_there_is_and_waits_for_the_drain() {
+    let deployment = block("```yaml\napiVersion: apps/v1\n");
+    let known = codex_reset_proxy::config::SETTINGS.iter();
+    let known: Vec<_> = known.map(|setting| setting.name).collect();
+    let between = |start: &str, end: &str| {
+        let parts = deployment.split(start).skip(1);
+        let found = parts.map(|part| part.split(end).next().unwrap().trim().to_owned());
+        found.collect::<Vec<_>>()
+    };
+    let set = between("- {name: ", ",");
+    let set: Vec<_> = set.iter().filter(|it| it.contains('_')).collect();
+    assert!(set.len() > 3, "{deployment}");
+    for name in set {
+        assert!(known.contains(&&**name), "{name}");
+    }
+    let seconds = |key: &str, end: &str| between(key, end)[0].parse::<u32>().unwrap();
+    let grace = seconds("terminationGracePeriodSeconds:", "\n");
+    assert!(grace > seconds("sleep: {seconds:", "}") + drain_seconds());
 }
 
-/// The only block of the README in systemd's language that has this section.
-fn block(section: &str) -> String {
+fn drain_seconds() -> u32 {
+    let mut settings = codex_reset_proxy::config::SETTINGS.iter();
+    let drain = settings.find(|setting| setting.name == "DRAIN_TIMEOUT_SECONDS");
+    drain.unwrap().default.parse().unwrap()
+}
+
+/// The unit of the program.
+fn unit() -> String {
+    block("```ini\n# /etc/systemd/system/codex-reset-proxy.service\n")
+}
+
+/// The only block of the README that begins so.
+fn block(start: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let text = fs::read_to_string(path).unwrap();
-    let blocks = text.split("```ini\n").skip(1);
-    let mut blocks = blocks.map(|block| block.split("```").next().unwrap());
-    let found = blocks.find(|block| block.contains(section)).unwrap();
-    assert!(blocks.all(|block| !block.contains(section)));
-    found.to_owned()
+    let blocks: Vec<_> = text.split(start).skip(1).collect();
+    assert_eq!(blocks.len(), 1, "{start}");
+    blocks[0].split("```").next().unwrap().to_owned()
 }
 
 /// `None` where there is no systemd.

@@ -328,7 +328,7 @@ fn what_http_has_no_use_for_is_said() {
         let text = checks(settings);
         let warning = warned.map(|name| {
             format!(
-                "warning: {name} is not used: UPSTREAM_BASE_URL is http://, so nothing is encrypted"
+                "warning: {name} is not used: UPSTREAM_BASE_URL is not https://, so nothing is encrypted"
             )
         });
         assert_eq!(text.contains("warning"), warning.is_some(), "{text}");
@@ -338,7 +338,10 @@ fn what_http_has_no_use_for_is_said() {
         );
     }
     let text = checks(&own);
-    assert_eq!(value(&text, KEY), "not used: UPSTREAM_BASE_URL is http://");
+    assert_eq!(
+        value(&text, KEY),
+        "not used: UPSTREAM_BASE_URL is not https://"
+    );
     assert_eq!(value(&text, CA), "unset");
     assert_eq!(value(&checks(&own[1..]), KEY), both);
 }

@@ -3,7 +3,7 @@ use std::fmt::{self, Display};
 use std::io;
 
 use rustls::pki_types::UnixTime;
-use rustls::{AlertDescription, CertificateError, Error, OtherError};
+use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, OtherError};
 use time::UtcDateTime;
 
 use super::settings::Asked;
@@ -49,7 +49,13 @@ pub(super) fn invalid(error: Error, asked: Asked) -> io::Error {
     };
     let fault = Fault {
         of_certificate: about_certificate.is_some(),
-        words: about_certificate.unwrap_or_else(|| error.to_string()),
+        words: about_certificate.unwrap_or_else(|| match error {
+            Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+                "it answers, and not in TLS: perhaps UPSTREAM_BASE_URL has to begin with http://"
+                    .to_owned()
+            }
+            error => error.to_string(),
+        }),
     };
     io::Error::new(io::ErrorKind::InvalidData, fault)
 }

@@ -1,5 +1,8 @@
 //! A raw client: it sends what it is told and fails the test when more comes back than was asked for.
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Instant;
 
 use super::bodies::Pattern;
@@ -22,11 +25,20 @@ pub struct Client {
 
 impl Client {
     pub fn connect(proxy: &Proxy) -> Self {
-        Self::connect_to(proxy.addr)
+        match &proxy.unix {
+            Some(path) => Self::connect_at(path),
+            None => Self::connect_to(proxy.addr),
+        }
     }
 
     pub fn connect_to(addr: SocketAddr) -> Self {
         Self::over(TcpStream::connect_timeout(&addr, DEADLINE).unwrap())
+    }
+
+    /// To a Unix socket.
+    pub fn connect_at(path: &Path) -> Self {
+        let socket = UnixStream::connect(path).unwrap();
+        Self::over(OwnedFd::from(socket).into()) // a socket is a socket
     }
 
     /// Over a connection that exists already.

@@ -8,6 +8,7 @@ pub mod load;
 pub mod metrics;
 pub mod names;
 pub mod net;
+pub mod network;
 mod origin;
 mod peer;
 mod program;

@@ -97,7 +97,7 @@ fn script(folder: &std::path::Path) -> String {
     let mounts = ["hosts", "nsswitch.conf", "resolv.conf"]
         .map(mount)
         .concat();
-    format!("{mounts}exec \"$0\"")
+    format!("{mounts}exec \"$0\" \"$@\"")
 }
 
 /// RFC 1035 4.1, as far as the questions of getaddrinfo(3) need it.

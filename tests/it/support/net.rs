@@ -1,10 +1,12 @@
 //! Sockets in states that std cannot make: reset, bound but deaf, with a full backlog.
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, sockopt};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use socket2::{SockFilter, SockRef};
 
@@ -72,6 +74,17 @@ pub fn on_one_port<const N: usize>(addresses: [Ipv4Addr; N]) -> [TcpListener; N]
     panic!("no port is free on all of {addresses:?}");
 }
 
+/// A listener of a Unix socket, which is made. A socket is a socket: the type only carries it.
+pub fn unix_listener(path: &Path) -> TcpListener {
+    OwnedFd::from(UnixListener::bind(path).unwrap()).into()
+}
+
+/// What a proxy calls such a listener.
+pub fn unix_url(listener: &TcpListener) -> String {
+    let addr = SocketAddrUnix::try_from(rustix::net::getsockname(listener).unwrap()).unwrap();
+    format!("unix:{}", addr.path().unwrap().to_str().unwrap())
+}
+
 fn local(socket: &OwnedFd) -> SocketAddr {
     SocketAddr::try_from(rustix::net::getsockname(socket).unwrap()).unwrap()
 }
@@ -111,6 +124,14 @@ pub fn swallow_data(socket: impl AsFd) {
     ];
     let socket = SockRef::from(&socket);
     socket.attach_filter(&if_longer_than_the_header).unwrap();
+}
+
+/// The same, and nothing at all passes: a NAT that has forgotten the connection, a cable that is cut.
+pub fn swallow_all(socket: impl AsFd) {
+    let nothing_of_it = [SockFilter::new(0x06, 0, 0, 0)];
+    SockRef::from(&socket)
+        .attach_filter(&nothing_of_it)
+        .unwrap();
 }
 
 /// What comes for this socket is taken again.

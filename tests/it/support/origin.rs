@@ -1,17 +1,18 @@
 //! A scripted upstream: the n-th act is played on the n-th connection, and the test fails when the
 //! proxy does more or less than the script says.
 use std::collections::VecDeque;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use rustix::net::{SocketFlags, accept_with};
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 
 use super::peer::{Heard, Peer, Ready, readable};
 use super::tls::Authority;
 use super::wire::{Request, Stream};
-use super::{DEADLINE, Seen};
+use super::{DEADLINE, Seen, net};
 
 /// What happens on one connection. Where it does not close it, the connection stays open and must
 /// stay silent until the proxy closes it.
@@ -79,7 +80,7 @@ impl Script {
 
 pub struct Origin {
     pub addr: SocketAddr,
-    scheme: &'static str,
+    url: String,
     heard: Heard,
     stop: Option<UnixStream>,
     accepting: Option<JoinHandle<Vec<String>>>,
@@ -91,7 +92,7 @@ impl Origin {
         Self::start(listener(), Script::Acts(acts.into_iter().collect()), None)
     }
 
-    /// The same on a listener that exists already.
+    /// The same on a listener that exists already, of a Unix socket perhaps.
     pub fn plays_on(listener: TcpListener, acts: impl IntoIterator<Item = Act>) -> Self {
         Self::start(listener, Script::Acts(acts.into_iter().collect()), None)
     }
@@ -174,9 +175,12 @@ impl Origin {
     }
 
     fn start(listener: TcpListener, script: Script, tls: Option<Arc<ServerConfig>>) -> Self {
-        let addr = listener.local_addr().unwrap();
-        let (stop, stopped) = UnixStream::pair().unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
+        let (addr, url) = match listener.local_addr() {
+            Ok(addr) => (addr, format!("{scheme}://{addr}")),
+            Err(_) => ((Ipv4Addr::UNSPECIFIED, 0).into(), net::unix_url(&listener)),
+        };
+        let (stop, stopped) = UnixStream::pair().unwrap();
         let stage = Stage {
             listener,
             stopped,
@@ -188,7 +192,7 @@ impl Origin {
         };
         Self {
             addr,
-            scheme,
+            url,
             heard: stage.heard.clone(),
             stop: Some(stop),
             accepting: Some(thread::spawn(move || stage.play(script))),
@@ -196,7 +200,7 @@ impl Origin {
     }
 
     pub fn url(&self) -> String {
-        format!("{}://{}", self.scheme, self.addr)
+        self.url.clone()
     }
 
     /// The requests read so far, in order of their arrival.
@@ -255,8 +259,8 @@ impl Stage {
         self.listener.set_nonblocking(true).unwrap();
         loop {
             let over = readable(&self.listener, &self.stopped) == Ready::Stopped;
-            while let Ok((tcp, _)) = self.listener.accept() {
-                tcp.set_nonblocking(false).unwrap();
+            while let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC) {
+                let tcp = TcpStream::from(socket);
                 match script.next(number) {
                     Some(act) => playing.push((number, self.play_one(act, tcp, number))),
                     None => faults.push("a connection more than the script allows".to_owned()),

@@ -21,6 +21,8 @@ const DRIVER: &str = "MONOIO_FORCE_LEGACY_DRIVER";
 
 pub struct Proxy {
     pub addr: SocketAddr,
+    /// The socket it listens on in place of that address; start it with `LISTEN_UNIX`.
+    pub unix: Option<PathBuf>,
     child: Child,
     log: Seen<String>,
     /// Its output is not read for as long as this lives.
@@ -110,6 +112,7 @@ impl Proxy {
         let (child, log) = running(prepared(command, &all), output);
         let mut proxy = Self {
             addr: ([0, 0, 0, 0], 0).into(),
+            unix: None,
             child,
             log,
             pause: None,
@@ -121,7 +124,8 @@ impl Proxy {
             found.map(Some).or(ended.then_some(None))
         });
         match listening.flatten() {
-            Some(addr) => proxy.addr = addr,
+            Some(Ok(addr)) => proxy.addr = addr,
+            Some(Err(path)) => proxy.unix = Some(path),
             None => return Err(proxy),
         }
         Ok(proxy)
@@ -452,10 +456,17 @@ fn reader(
     })
 }
 
-fn listening_on(line: &str) -> Option<SocketAddr> {
+/// The address or the path.
+fn listening_on(line: &str) -> Option<Result<SocketAddr, PathBuf>> {
     let (_, rest) = line.split_once("listening on ")?;
+    if let Some((path, _)) = rest
+        .strip_prefix("unix:")
+        .and_then(|it| it.split_once(", "))
+    {
+        return Some(Err(path.into()));
+    }
     let rest = rest.trim_start_matches("http://");
     let end = rest.find(|c: char| !(c.is_ascii_hexdigit() || "[]:.".contains(c)));
     let text = &rest[..end.unwrap_or(rest.len())];
-    text.trim_end_matches(['.', ':']).parse().ok()
+    text.trim_end_matches(['.', ':']).parse().ok().map(Ok)
 }
