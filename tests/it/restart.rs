@@ -409,6 +409,41 @@ fn operators_see_the_successor_as_soon_as_its_predecessor_drains() {
     }
 }
 
+#[test]
+fn operators_see_the_newest_while_two_before_it_drain() {
+    let (begun, has_begun) = mpsc::channel();
+    let origin = Origin::serves(2, move |peer| {
+        peer.request();
+        begun.send(()).unwrap();
+        peer.next_request(); // it is never answered
+    });
+    let mut newest = Proxy::start(&origin, &[("ADMIN_PORT", "0"), ("WORKERS", "1")]);
+    let (port, admin) = (newest.addr.port().to_string(), newest.admin());
+    let (mut before, mut clients) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let mut client = Client::connect(&newest);
+        client.send(get("/"));
+        soon(&has_begun);
+        let mut witness = Client::connect(&newest);
+        assert_eq!(witness.exchange(get("/healthz")).status(), 200);
+        let settings = [
+            ("LISTEN_PORT", &*port),
+            ("ADMIN_PORT", &admin.port().to_string()),
+            ("REUSE_PORT", "on"),
+            ("WORKERS", "1"),
+        ];
+        let successor = Proxy::start(&origin, &settings);
+        newest.signal(Signal::TERM);
+        eventually("it drains", || {
+            witness.exchange(get("/healthz")).status() == 503
+        });
+        before.push(newest);
+        clients.push(client);
+        newest = successor;
+        all_are_well(admin);
+    }
+}
+
 /// Whoever is asked there is not draining.
 #[track_caller]
 fn all_are_well(admin: SocketAddr) {
