@@ -296,7 +296,11 @@ fn with_one_attempt_only_an_idempotent_request_is_sent_again_after_a_loss() {
         let response = client_of(&proxy, &lost).exchange(request);
         match again {
             true => assert_eq!(response.attempts(), Some(2)),
-            false => response.assert_refusal(502, "upstream_request_error"),
+            false => {
+                response.assert_refusal(502, "upstream_request_error");
+                let text = response.text();
+                assert!(text.contains("the upstream was lost"), "{text}");
+            }
         }
     }
 }
