@@ -6,6 +6,8 @@ ARG RUNTIME_IMAGE
 
 FROM ${RUST_IMAGE:-rust:1.95-slim-bookworm} AS build
 WORKDIR /build
+# As in .cargo/config.toml: two builds are the same to the byte.
+ENV SOURCE_DATE_EPOCH=0
 
 # CARGO_REGISTRY_INDEX: a mirror of the crates index, such as sparse+https://mirror.example/index/ (with
 # its last slash). Cargo.lock's checksums hold for it as well. It is known to this stage only. Cargo
