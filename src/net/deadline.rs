@@ -82,9 +82,9 @@ impl Deadline {
     }
 }
 
-/// Waits for `duration`.
+/// Waits for `duration`; none is no wait.
 pub async fn sleep(duration: Duration) {
-    Deadline::after(duration).passed().await;
+    Deadline::at(Moment::now() + duration).passed().await;
 }
 
 pin_project! {

@@ -90,8 +90,8 @@ impl Upstream {
         }
     }
 
-    /// Takes the outcome of a look-up that `began` then. Idle connections to what is no address of the upstream any more
-    /// are closed.
+    /// Takes the outcome of a look-up that `began` then. Idle connections to what is no address of the
+    /// upstream any more are closed.
     pub fn resolved(&self, whose: Whose, resolved: Resolved, began: Moment) {
         match (whose, &self.targets) {
             (Whose::Target, Some(targets)) => targets.update(resolved, began),

@@ -20,9 +20,13 @@ use crate::telemetry::words::Delivery;
 /// happens where a network holds packets up.
 const REPEATS_MIN: u8 = 3;
 
+/// The same before a connection is given up that may be there still: 3 seconds in all at least. A queue on
+/// the way may hold packets up for two, and deliver them then.
+const LOST_REPEATS_MIN: u8 = 4;
+
 /// After so long the kernel may have sent the same bytes that often. Most requests are answered by then,
 /// and their connections never looked at.
-const FIRST_LOOK: Duration = Duration::from_millis(1500);
+const FIRST_LOOK: Duration = Duration::from_secs(3);
 /// Between further looks: there are none at connections whose peer was heard of.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// More than the clock of [`Outgoing::silence`] is wrong by.
@@ -37,8 +41,8 @@ const WRITE_BYTES_MAX: u64 = 2 * LARGE_BYTES as u64;
 ///
 /// `NotAcked` is said where the request cannot have been processed whole, provided that the connection
 /// is aborted now; where that is not certain, it is `Acked`. There is one exception: a network that
-/// delivers all our bytes and loses all that comes back, acknowledgements and response alike, cannot be
-/// told from one that loses both.
+/// delivers all our bytes and loses all that comes back, acknowledgements and response alike, or holds
+/// either up for as long, cannot be told from one that loses both.
 pub(super) fn of(
     tcp: &Tcp,
     (taken, total): (u64, u64),
@@ -89,7 +93,7 @@ pub(super) async fn lost(tcp: &Tcp, began: Moment) {
         && is_in_doubt(&outgoing, began.elapsed())
     {
         // Where our address has gone, nothing is even sent: the kernel only goes on trying to.
-        if outgoing.repeats.max(outgoing.probes) >= REPEATS_MIN {
+        if outgoing.repeats.max(outgoing.probes) >= LOST_REPEATS_MIN {
             return;
         }
         sleep(LOOK_AGAIN).await;

@@ -166,6 +166,9 @@ impl fmt::Display for Failure {
                 )
             }
             Self::Closed => f.write_str("the upstream closed the connection without a response"),
+            Self::Read(_) if self.is_silence() => {
+                f.write_str("the connection to the upstream was lost: nothing came back from it")
+            }
             Self::Read(error) => write!(
                 f,
                 "the upstream broke the connection without a response: {error}"
