@@ -20,16 +20,10 @@ const FIRST: RawFd = 3;
 /// # Errors
 /// There are more than cores, or one is no TCP listener.
 pub fn listeners(count: usize) -> io::Result<Option<Vec<StdTcpListener>>> {
-    let pid = process::id().to_string();
-    if env::var("LISTEN_PID").as_deref() != Ok(&*pid) {
+    let handed = handed()?;
+    if handed == 0 {
         return Ok(None);
     }
-    let handed = match env::var("LISTEN_FDS").as_deref() {
-        Err(_) | Ok("" | "0") => return Ok(None),
-        Ok(number) => {
-            (number.parse::<u16>()).map_err(|_| fault(format!("={number:?} is no number")))?
-        }
-    };
     if usize::from(handed) > count {
         return Err(fault(format!(
             " is {handed}, but there are {count} workers, and each takes one: hand over fewer listeners, \
@@ -38,6 +32,23 @@ pub fn listeners(count: usize) -> io::Result<Option<Vec<StdTcpListener>>> {
     }
     let numbers = (FIRST..FIRST + RawFd::from(handed)).cycle().take(count);
     numbers.map(listener).collect::<io::Result<_>>().map(Some)
+}
+
+/// How many are meant for this process.
+///
+/// # Errors
+/// Nobody can know.
+pub fn handed() -> io::Result<u16> {
+    let pid = process::id().to_string();
+    if env::var("LISTEN_PID").as_deref() != Ok(&*pid) {
+        return Ok(0);
+    }
+    match env::var("LISTEN_FDS").as_deref() {
+        Err(_) | Ok("") => Ok(0),
+        Ok(number) => number
+            .parse()
+            .map_err(|_| fault(format!("={number:?} is no number"))),
+    }
 }
 
 fn listener(number: RawFd) -> io::Result<StdTcpListener> {

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::time::Duration;
 
 use crate::config::{Config, Listen};
+use crate::net::inherited;
 use crate::net::listener::{Listeners, Whose, bind_all, open_all};
 use crate::net::shutter::Shutter;
 use crate::net::unix::{self, Place};
@@ -89,6 +90,10 @@ fn open(config: &Config) -> io::Result<(Listeners, Listen, Option<Place>)> {
             let listen = Listen::Tcp(listeners.all[0].local_addr()?);
             Ok((listeners, listen, None))
         }
+        Listen::Unix(_) if inherited::handed()? > 0 => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "LISTEN_FDS hands over a listener, and LISTEN_UNIX names another: unset one of them",
+        )),
         Listen::Unix(path) => {
             let (all, place) = unix::bind_all(path, config.workers)
                 .map_err(|error| named(&error, &format!("cannot listen on {}", config.listen)))?;

@@ -48,15 +48,17 @@ fn what_is_meant_for_another_process_is_left_alone() {
 #[test]
 fn what_cannot_be_used_stops_the_start_and_says_what_to_do() {
     let url = Vacant::new().url();
-    for (handed, complaint) in [
-        ("1", "LISTEN_FDS: descriptor 3 is no TCP listener"),
-        ("3", "LISTEN_FDS is 3, but there are 2 workers"),
-        ("x", "LISTEN_FDS=\"x\" is no number"),
+    for (handed, path, complaint) in [
+        ("1", "", "LISTEN_FDS: descriptor 3 is no TCP listener"),
+        ("3", "", "LISTEN_FDS is 3, but there are 2 workers"),
+        ("x", "", "LISTEN_FDS=\"x\" is no number"),
+        ("1", "/tmp/none", "LISTEN_FDS hands over a listener, and"),
     ] {
         let settings = [
             ("UPSTREAM_BASE_URL", &*url),
             ("LISTEN_FDS", handed),
             ("LISTEN_PORT", "0"),
+            ("LISTEN_UNIX", path),
             ("WORKERS", "2"),
         ];
         let ended = run_by(&ACTIVATED, &settings);
