@@ -339,9 +339,8 @@ impl Seat {
         let accepting = door.clone();
         // Not on the runtime's root: as long as that can go on, monoio never waits for the ring, and
         // hears of nothing that DEFER_TASKRUN holds back until then.
-        spawn(async move { accepting.accept(&listener).await }).await;
+        let deadline = spawn(async move { accepting.accept(&listener).await }).await;
         drop(self.emptied);
-        let deadline = Deadline::after(core.config.drain_timeout);
         while door.open.get() > 0 && !deadline.has_passed() {
             sleep(DRAIN_LOOK).await;
         }
@@ -397,8 +396,8 @@ struct Door {
 
 impl Door {
     /// Accepts until the core drains, and then what is already in the queue. Nothing more comes there
-    /// where the listener is ours, and closing it would reset what waits.
-    async fn accept(&self, listener: &Listener) {
+    /// where the listener is ours, and closing it would reset what waits. Returns when all has to end.
+    async fn accept(&self, listener: &Listener) -> Deadline {
         let drain = &self.core.drain;
         while !drain.has_started() {
             select! {
@@ -430,15 +429,16 @@ impl Door {
             }
         }
         let deadline = Deadline::after(self.core.config.drain_timeout);
-        for _ in 0..BACKLOG {
+        for _ in 0..=BACKLOG {
             match listener.try_accept() {
                 Ok(Some(tcp)) => self.admit(tcp),
-                Ok(None) => return,
+                Ok(None) => break,
                 // Such as too many open files, which pass: what waits is not given up for that.
                 Err(_) if !deadline.has_passed() => sleep(ACCEPT_PAUSE).await,
-                Err(_) => return,
+                Err(_) => break,
             }
         }
+        deadline
     }
 
     fn gauges(&self) -> Gauges {

@@ -254,6 +254,9 @@ impl<'c> Answering<'c> {
 
     /// The message is complete. `close`: its end is the connection's end.
     pub fn finish(self, close: bool) -> Answered {
+        if close {
+            self.client.tcp.finish_on_close();
+        }
         let keep_alive = self.keep_alive && !close;
         Answered {
             keep_alive,
@@ -263,12 +266,9 @@ impl<'c> Answering<'c> {
     }
 
     /// The message stays incomplete, and the client must see it: by the missing bytes where it knows
-    /// how many there should be, by a reset where the end of the connection would be the end of the
-    /// message.
-    pub fn break_off(self, until_close: bool) -> Answered {
-        if until_close {
-            self.client.reset_on_close();
-        }
+    /// how many there should be. Where the end of the connection would be the end of the message,
+    /// closing has been made a reset.
+    pub fn break_off(self) -> Answered {
         Answered {
             keep_alive: false,
             lingers: false,

@@ -1,5 +1,5 @@
 //! The second half of the path: what the upstream answers, on its way to the client.
-use crate::downstream::client::Left;
+use crate::downstream::client::{Client, Left};
 use crate::downstream::reply::{Answered, Answering, Unanswered};
 use crate::downstream::request::{Kind, Request};
 use crate::exchange::{Core, refuse, told};
@@ -186,6 +186,10 @@ async fn finish(
         Ok(relay) => relay,
         Err(reason) => return reply.fail(&Fault::Malformed(reason), request, record).await,
     };
+    if relay.is_close_delimited() {
+        // Until the whole is out: not even the end of this process is to look like that of the message.
+        reply.client().reset_on_close();
+    }
     head.as_vec().extend_from_slice(&relay.first());
     let (answered, conn, result) = match reply.send(&mut head, left).await {
         Ok(answering) => {
@@ -219,12 +223,16 @@ enum Reply<'c> {
 }
 
 impl<'c> Reply<'c> {
-    /// Sends a head. `Err`: the client is gone.
-    async fn send(self, head: &mut Buffer, left: &mut Left<'_>) -> Result<Answering<'c>, Answered> {
-        let client = match &self {
+    fn client(&self) -> &'c Client {
+        match self {
             Self::Unanswered(reply) => reply.client(),
             Self::Answering(answering) => answering.client(),
-        };
+        }
+    }
+
+    /// Sends a head. `Err`: the client is gone.
+    async fn send(self, head: &mut Buffer, left: &mut Left<'_>) -> Result<Answering<'c>, Answered> {
+        let client = self.client();
         let send = async {
             match self {
                 Self::Unanswered(reply) => reply.begin(head).await,
@@ -263,7 +271,7 @@ impl<'c> Reply<'c> {
                 refuse(reply, &told(request, refusal), record).await
             }
             Self::Answering(answering) => {
-                let answered = answering.break_off(false);
+                let answered = answering.break_off();
                 record.finish(&Outcome::Aborted(fault), answered.sent);
                 answered
             }

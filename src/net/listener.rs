@@ -2,6 +2,8 @@
 //! losing anybody who has begun to come.
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::thread;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with, bind, listen, sockopt};
@@ -12,6 +14,11 @@ use crate::net::tcp::{Tcp, set_options, socket, waited};
 
 /// Connections that may wait to be accepted, of each core; the kernel caps it at somaxconn.
 pub const BACKLOG: i32 = 4096;
+
+/// How often, and after how long, a place is looked at before it counts as taken: the kernel closes what a
+/// ring watches up to some tens of milliseconds after the end of its process.
+pub(super) const LOOKS: usize = 20;
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The listeners of one address, for the cores to take.
 pub struct Listeners {
@@ -52,7 +59,8 @@ pub fn open_all(addr: SocketAddr, count: usize, share: bool) -> io::Result<Liste
 /// # Errors
 /// The port is in use.
 pub fn bind_all(addr: SocketAddr, count: usize, share: bool) -> io::Result<Listeners> {
-    let (first, whose) = match open(addr, false) {
+    let looks = if share { 1 } else { LOOKS };
+    let (first, whose) = match open_alone(addr, looks) {
         Err(error) if share && error.kind() == io::ErrorKind::AddrInUse => {
             (open(addr, true)?, Whose::Beside)
         }
@@ -64,6 +72,18 @@ pub fn bind_all(addr: SocketAddr, count: usize, share: bool) -> io::Result<Liste
         all.push(open(addr, true)?);
     }
     Ok(Listeners { all, whose })
+}
+
+/// A listener where nobody listens, which is looked at so often.
+#[allow(clippy::disallowed_methods, reason = "no core runs yet")]
+fn open_alone(addr: SocketAddr, looks: usize) -> io::Result<StdTcpListener> {
+    for _ in 1..looks {
+        match open(addr, false) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => thread::sleep(LOOK_AGAIN),
+            opened => return opened,
+        }
+    }
+    open(addr, false)
 }
 
 /// A listener with SO_REUSEPORT. Where it is not to `join` others it begins to listen without, for only

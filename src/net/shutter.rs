@@ -31,8 +31,9 @@ const NO_FIRST_SEGMENTS: [Instruction; 5] = [
     (0x06, 0, 0, 0),
     (0x06, 0, 0, u32::MAX),
 ];
-/// The state of a handshake that is under way, in proc_pid_net(5).
+/// The states of a handshake that is under way, and of a listener, in proc_pid_net(5).
 const SYN_RECV: &str = "03";
+const LISTEN: &str = "0A";
 
 /// Holds the listeners of an address for their end.
 pub struct Shutter(Vec<StdTcpListener>);
@@ -48,15 +49,21 @@ impl Shutter {
         held.collect::<io::Result<_>>().map(Self)
     }
 
-    /// Lets new clients go to who has begun to listen after us, if anybody has.
+    /// Lets new clients go to who has begun to listen after us. `false`: nobody ever has.
     ///
     /// The kernel numbers listeners in the order in which they came, so that the successor's follow ours.
     /// Where others were there before us that is wrong and does no harm: what comes to ours is thrown away.
-    pub fn steer_away(&self) {
-        if let Some(first) = self.0.first() {
-            // It fails where there is but one listener, so nobody to steer to.
-            let _ = steer(first, &[(0x06, 0, 0, self.0.len() as u32)]);
-        }
+    pub fn steer_away(&self) -> bool {
+        // It fails where there is but one listener, so nobody to steer to.
+        let steered = |first| steer(first, &[(0x06, 0, 0, self.0.len() as u32)]).is_ok();
+        self.0.first().is_some_and(steered)
+    }
+
+    /// Whether others listen on the port.
+    pub fn has_company(&self) -> bool {
+        let port = self.0.first().and_then(|first| first.local_addr().ok());
+        let all = port.and_then(|addr| remotes(addr.port(), LISTEN).ok());
+        all.is_some_and(|all| all.len() > self.0.len())
     }
 
     /// Returns when nothing can come to the queues any more, after `limit` at the latest. The listeners are
@@ -74,9 +81,10 @@ impl Shutter {
         while start.elapsed() < limit.min(HANDSHAKE_MAX) {
             thread::sleep(LOOK_AGAIN);
             // Where they cannot be seen they are waited for.
-            let Ok(mut now) = handshakes(addr.port()) else {
+            let Ok(now) = remotes(addr.port(), SYN_RECV) else {
                 continue;
             };
+            let mut now: HashSet<_> = now.into_iter().collect();
             // Those that were not there before are the successor's.
             now.retain(|client| begun.as_ref().is_none_or(|begun| begun.contains(client)));
             if now.is_empty() {
@@ -101,10 +109,10 @@ impl Shutter {
     }
 }
 
-/// The clients whose handshakes with `port` are under way.
-fn handshakes(port: u16) -> io::Result<HashSet<String>> {
+/// The other ends of this machine's sockets of `port` that are in `state`.
+fn remotes(port: u16, state: &str) -> io::Result<Vec<String>> {
     let port = format!(":{port:04X}");
-    let mut clients = HashSet::new();
+    let mut remotes = Vec::new();
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
         let table = match File::open(table) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && table.ends_with('6') => {
@@ -115,13 +123,13 @@ fn handshakes(port: u16) -> io::Result<HashSet<String>> {
         for line in table.lines() {
             let line = line?;
             let mut columns = line.split_ascii_whitespace().skip(1);
-            if let (Some(local), Some(remote), Some(SYN_RECV)) =
-                (columns.next(), columns.next(), columns.next())
+            if let (Some(local), Some(remote)) = (columns.next(), columns.next())
+                && columns.next() == Some(state)
                 && local.ends_with(&port)
             {
-                clients.insert(remote.to_owned());
+                remotes.push(remote.to_owned());
             }
         }
     }
-    Ok(clients)
+    Ok(remotes)
 }

@@ -342,6 +342,11 @@ impl Tcp {
     pub fn reset_on_close(&self) {
         let _ = sockopt::set_socket_linger(self, Some(Duration::ZERO));
     }
+
+    /// Makes it send FIN again.
+    pub fn finish_on_close(&self) {
+        let _ = sockopt::set_socket_linger(self, None);
+    }
 }
 
 impl AsFd for Tcp {

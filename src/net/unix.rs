@@ -1,10 +1,11 @@
 //! Sockets in the file system: one to listen on, and connecting to one. A connection is a [`Tcp`].
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::TcpListener as StdTcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -13,17 +14,12 @@ use rustix::net::{
     listen, shutdown, socket_with,
 };
 
-use crate::net::listener::BACKLOG;
+use crate::net::listener::{BACKLOG, LOOK_AGAIN, LOOKS};
 use crate::net::sleep;
 use crate::net::tcp::Tcp;
 
 /// How often a listener is asked again whose queue is full. The kernel does not tell when there is room.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
-
-/// How often, and after how long, a listener is looked at before it counts as alive: the kernel closes
-/// what a ring watches up to some tens of milliseconds after the end of its process.
-const LOOKS: usize = 20;
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Connects to the socket at `path`. A full queue is waited for, as it is for TCP.
 ///
@@ -51,21 +47,22 @@ pub async fn connect(path: &Path) -> io::Result<Tcp> {
 ///
 /// # Errors
 /// Somebody listens there, or there is something that is no socket.
+#[allow(clippy::disallowed_methods, reason = "no core runs yet")]
 pub fn bind_all(path: &Path, count: usize) -> io::Result<(Vec<StdTcpListener>, Place)> {
-    let (addr, socket) = (SocketAddrUnix::new(path)?, socket()?);
-    match bind(&socket, &addr) {
-        Err(Errno::ADDRINUSE) => {
-            remove_stale(path, &addr)?;
-            bind(&socket, &addr)?;
+    let (addr, listener) = (SocketAddrUnix::new(path)?, socket()?);
+    let mut looks = 1..LOOKS;
+    while !begin_at(path, &addr, &listener)? {
+        if looks.next().is_none() {
+            let problem = "another process listens there; stop it or choose another path";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, problem));
         }
-        bound => bound?,
+        thread::sleep(LOOK_AGAIN);
     }
     let place = Place {
         path: path.to_owned(),
         file: file(path)?,
-        listener: socket,
+        listener,
     };
-    listen(&place.listener, BACKLOG)?;
     let another = |_| place.listener.try_clone().map(StdTcpListener::from);
     let listeners = (0..count).map(another).collect::<io::Result<_>>()?;
     Ok((listeners, place))
@@ -77,20 +74,31 @@ fn socket() -> io::Result<OwnedFd> {
     Ok(socket?)
 }
 
-#[allow(clippy::disallowed_methods, reason = "no core runs yet")]
-fn remove_stale(path: &Path, addr: &SocketAddrUnix) -> io::Result<()> {
-    if !fs::symlink_metadata(path)?.file_type().is_socket() {
-        return Err(io::Error::other("something that is no socket is there"));
+/// Makes `listener` listen. `false`: another does, or is about to.
+fn begin_at(path: &Path, addr: &SocketAddrUnix, listener: &OwnedFd) -> io::Result<bool> {
+    // One at a time in a folder: a socket looks stale until it listens, and one that was stale may be
+    // another by the time it is removed. A folder that cannot be opened or locked is not.
+    let folder = path.parent().and_then(|folder| File::open(folder).ok());
+    let locked = folder.as_ref().map(File::try_lock);
+    if matches!(locked, Some(Err(TryLockError::WouldBlock))) {
+        return Ok(false);
     }
-    for _ in 0..LOOKS {
-        match begin(socket()?, addr) {
-            Err(Errno::CONNREFUSED) => return fs::remove_file(path),
-            Ok(()) | Err(Errno::AGAIN) => std::thread::sleep(LOOK_AGAIN),
-            Err(error) => return Err(error.into()),
+    match bind(listener, addr) {
+        Err(Errno::ADDRINUSE) => {
+            if !fs::symlink_metadata(path)?.file_type().is_socket() {
+                return Err(io::Error::other("something that is no socket is there"));
+            }
+            match begin(socket()?, addr) {
+                Err(Errno::CONNREFUSED) => fs::remove_file(path)?,
+                Ok(()) | Err(Errno::AGAIN) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+            bind(listener, addr)?;
         }
+        bound => bound?,
     }
-    let problem = "another process listens there; stop it or choose another path";
-    Err(io::Error::new(io::ErrorKind::AddrInUse, problem))
+    listen(listener, BACKLOG)?;
+    Ok(true)
 }
 
 /// What tells a file from all others.

@@ -125,6 +125,11 @@ impl Relay {
         Ok(relay)
     }
 
+    /// Whether the client knows the end of the body by the end of the connection.
+    pub fn is_close_delimited(&self) -> bool {
+        self.body.is_close_delimited()
+    }
+
     /// The part of the body that goes out with the head.
     pub fn first(&mut self) -> Buffer {
         std::mem::take(&mut self.response.received)
@@ -151,17 +156,16 @@ impl Relay {
         answering: Answering<'_>,
         result: Result<(), Aborted>,
     ) -> Relayed {
-        let until_close = self.body.is_close_delimited();
         match result {
             Ok(()) => Relayed {
-                answered: answering.finish(until_close),
+                answered: answering.finish(self.is_close_delimited()),
                 conn: self.reusable(),
                 result: Ok(()),
             },
             Err(Aborted::ClientLeft { .. }) => {
                 let complete = self.drain().await;
                 Relayed {
-                    answered: answering.break_off(until_close),
+                    answered: answering.break_off(),
                     conn: self.reusable(),
                     result: Err(Aborted::ClientLeft { complete }),
                 }
@@ -169,7 +173,7 @@ impl Relay {
             Err(aborted) => {
                 self.response.conn.close();
                 Relayed {
-                    answered: answering.break_off(until_close),
+                    answered: answering.break_off(),
                     conn: None,
                     result: Err(aborted),
                 }

@@ -142,11 +142,12 @@ pub async fn tunnel(
     let up_bytes = up.bytes.get();
     if !clean {
         conn.stream.reset_on_close();
+        answering.tcp().reset_on_close();
     }
     conn.stream.close();
     let answered = match clean {
         true => answering.finish(true),
-        false => answering.break_off(true),
+        false => answering.break_off(),
     };
     Tunnelled {
         // Nobody is left to be heard out.

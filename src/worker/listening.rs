@@ -57,10 +57,12 @@ impl Shutters {
     /// at.
     pub(super) fn keep_out(&mut self, limit: Duration) {
         drop(self.place.take());
-        if let Some(admin) = &self.admin {
-            admin.steer_away();
-        }
+        let replaced = (self.admin).take_if(|admin| admin.steer_away() && admin.has_company());
         self.clients.keep_out(limit);
+        // Not later: the successor could not tell us from a successor of its own.
+        if let Some(admin) = replaced {
+            admin.close();
+        }
     }
 
     /// Refuses clients from now on, the queues having been emptied.

@@ -1,5 +1,9 @@
 //! A response that upstream breaks off is seen to be broken off, wherever that happens.
-use crate::support::{Client, Cut, Origin, Peer, Proxy, Response, get};
+use std::sync::mpsc;
+
+use rustix::process::Signal;
+
+use crate::support::{Client, Cut, DEADLINE, Origin, Peer, Proxy, Response, act, get, soon};
 
 const LENGTH: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 26\r\n\r\nabcdefghijklmnopqrstuvwxyz";
 const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -182,5 +186,32 @@ fn an_http_1_0_client_sees_a_cut_as_a_reset() {
         client.send("GET / HTTP/1.0\r\n\r\n");
         let cut = client.try_response("GET");
         assert!(cut.expect_err("a cut taken for an end").reset);
+    }
+}
+
+#[test]
+fn an_http_1_0_client_sees_the_end_of_the_process_as_a_reset() {
+    let ends: [(&str, &[Signal]); 3] = [
+        ("0", &[Signal::TERM]),
+        ("30", &[Signal::TERM, Signal::INT]),
+        ("30", &[Signal::KILL]),
+    ];
+    for (drain, signals) in ends {
+        let (end, gate) = mpsc::channel();
+        let origin = Origin::plays([act(move |peer| {
+            peer.request();
+            peer.send(&CHUNKED[..CHUNKED.len() - 20]);
+            soon(&gate);
+        })]);
+        let mut proxy = Proxy::start(&origin, &[("DRAIN_TIMEOUT_SECONDS", drain)]);
+        let mut client = Client::connect(&proxy);
+        client.send("GET / HTTP/1.0\r\n\r\n");
+        client.head();
+        for signal in signals {
+            proxy.signal(*signal);
+        }
+        proxy.exits_within(DEADLINE);
+        client.is_reset();
+        end.send(()).unwrap();
     }
 }

@@ -240,18 +240,39 @@ fn who_waits_to_be_accepted_when_a_drain_begins_is_answered() {
     assert!(proxy.exits_within(DEADLINE).success());
 }
 
-#[test]
-fn who_waits_for_a_descriptor_when_a_drain_begins_is_answered() {
-    const ROOM: usize = 24;
-    let mut proxy = Proxy::start_at(&Vacant::new().url(), &[("WORKERS", "1")]);
-    let limit = Some((proxy.descriptors() + ROOM) as u64);
+/// A proxy with descriptors for so many, and twice as many clients.
+fn full(room: usize, settings: &[(&str, &str)]) -> (Proxy, Vec<Client>) {
+    let settings = [&[("WORKERS", "1")], settings].concat();
+    let proxy = Proxy::start_at(&Vacant::new().url(), &settings);
+    let limit = Some((proxy.descriptors() + room) as u64);
     let limit = Rlimit {
         current: limit,
         maximum: limit,
     };
     prlimit(Some(proxy.pid()), Resource::Nofile, limit).unwrap();
-    let mut clients: Vec<_> = (0..ROOM * 2).map(|_| Client::connect(&proxy)).collect();
+    let clients = (0..room * 2).map(|_| Client::connect(&proxy)).collect();
     proxy.logs(&["cannot accept for now: Too many open files"]);
+    (proxy, clients)
+}
+
+#[test]
+fn who_waits_for_a_descriptor_does_not_make_a_drain_longer() {
+    let (mut proxy, mut clients) = full(8, &[("DRAIN_TIMEOUT_SECONDS", "6")]);
+    for client in &mut clients {
+        client.send("GET ");
+    }
+    let start = Instant::now();
+    proxy.signal(Signal::TERM);
+    assert!(proxy.exits_within(DEADLINE).success());
+    // Three more are for handshakes, which without a descriptor nobody sees.
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(14), "{took:?}");
+}
+
+#[test]
+fn who_waits_for_a_descriptor_when_a_drain_begins_is_answered() {
+    const ROOM: usize = 24;
+    let (mut proxy, mut clients) = full(ROOM, &[]);
     for client in &mut clients[ROOM + 2..] {
         client.send(get("/healthz"));
     }
@@ -306,6 +327,18 @@ fn a_kept_connection_has_a_moment_for_another_request_when_a_drain_begins() {
     used.is_closed();
     idle.is_closed();
     assert!(proxy.exits_within(DEADLINE).success());
+}
+
+#[test]
+fn a_port_whose_process_was_killed_is_had_at_once() {
+    let vacant = Vacant::new().url();
+    let mut proxy = Proxy::start_at(&vacant, &[]);
+    let port = proxy.addr.port().to_string();
+    for _ in 0..8 {
+        proxy.signal(Signal::KILL);
+        proxy.exits_within(DEADLINE);
+        proxy = Proxy::start_at(&vacant, &[("LISTEN_PORT", &port)]);
+    }
 }
 
 #[test]
@@ -373,6 +406,41 @@ fn operators_see_the_successor_as_soon_as_its_predecessor_drains() {
         assert!(old.exits_within(DEADLINE).success());
         all_are_well(admin);
         old = new;
+    }
+}
+
+#[test]
+fn operators_see_the_newest_while_two_before_it_drain() {
+    let (begun, has_begun) = mpsc::channel();
+    let origin = Origin::serves(2, move |peer| {
+        peer.request();
+        begun.send(()).unwrap();
+        peer.next_request(); // it is never answered
+    });
+    let mut newest = Proxy::start(&origin, &[("ADMIN_PORT", "0"), ("WORKERS", "1")]);
+    let (port, admin) = (newest.addr.port().to_string(), newest.admin());
+    let (mut before, mut clients) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let mut client = Client::connect(&newest);
+        client.send(get("/"));
+        soon(&has_begun);
+        let mut witness = Client::connect(&newest);
+        assert_eq!(witness.exchange(get("/healthz")).status(), 200);
+        let settings = [
+            ("LISTEN_PORT", &*port),
+            ("ADMIN_PORT", &admin.port().to_string()),
+            ("REUSE_PORT", "on"),
+            ("WORKERS", "1"),
+        ];
+        let successor = Proxy::start(&origin, &settings);
+        newest.signal(Signal::TERM);
+        eventually("it drains", || {
+            witness.exchange(get("/healthz")).status() == 503
+        });
+        before.push(newest);
+        clients.push(client);
+        newest = successor;
+        all_are_well(admin);
     }
 }
 

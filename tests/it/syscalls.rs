@@ -1,6 +1,7 @@
 //! System calls that fail: at the start, where it is told, and under load, where nobody but the
 //! exchange concerned notices. strace(1) makes them fail; without it these tests say so and pass.
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
@@ -10,7 +11,7 @@ use rustix::process::Signal;
 
 use crate::support::load::{self, Came};
 use crate::support::net::{eventually, within};
-use crate::support::{Authority, Client, DEADLINE, Origin, Proxy, Vacant, get, run_by};
+use crate::support::{Authority, Client, DEADLINE, Folder, Origin, Proxy, Vacant, get, run_by};
 
 const EPOLL: (&str, &str) = ("MONOIO_FORCE_LEGACY_DRIVER", "1");
 const ALONE: (&str, &str) = ("WORKERS", "1");
@@ -55,24 +56,29 @@ fn start_failing(calls: &[&str], url: &str, settings: &[(&str, &str)]) -> Option
 }
 
 #[test]
-fn of_several_that_start_at_once_on_one_port_no_two_listen() {
+fn of_several_that_start_at_once_on_one_port_or_path_no_two_listen() {
     // Whatever they look at before that, they have all seen when the first one listens.
-    let Some(launcher) = failing(&["listen:delay_enter=300000"]) else {
+    let delays = ["listen:delay_enter=300000", "/^unlink:delay_enter=300000"];
+    let Some(launcher) = failing(&delays) else {
         return;
     };
     let launcher: &Vec<_> = &launcher.iter().map(String::as_str).collect();
     let vacant = Vacant::new();
     let url = &vacant.url();
     let port = Vacant::new().addr.port().to_string();
-    let settings = &[("LISTEN_PORT", &*port)];
-    let listening = thread::scope(|scope| {
-        let begin = |_| scope.spawn(move || Proxy::try_start_by(launcher, url, settings));
-        let begun: Vec<_> = (0..4).map(begin).collect();
-        // All together, so that none has ended before another begins.
-        let begun: Vec<_> = begun.into_iter().map(|it| it.join().unwrap()).collect();
-        begun.iter().flatten().count()
-    });
-    assert!(listening <= 1, "{listening} listen");
+    let folder = Folder::new();
+    let path = folder.path("socket");
+    drop(UnixListener::bind(&path).unwrap()); // it stays, and nobody listens on it
+    for settings in &[[("LISTEN_PORT", &*port)], [("LISTEN_UNIX", &*path)]] {
+        let listening = thread::scope(|scope| {
+            let begin = |_| scope.spawn(move || Proxy::try_start_by(launcher, url, settings));
+            let begun: Vec<_> = (0..4).map(begin).collect();
+            // All together, so that none has ended before another begins.
+            let begun: Vec<_> = begun.into_iter().map(|it| it.join().unwrap()).collect();
+            begun.iter().flatten().count()
+        });
+        assert!(listening <= 1, "{listening} listen: {settings:?}");
+    }
 }
 
 #[test]

@@ -188,7 +188,7 @@ fn a_directory_that_may_not_be_written_to_is_said_so() {
         return;
     };
     let folder = Folder::new();
-    fs::set_permissions(&folder.0, Permissions::from_mode(0o555)).unwrap();
+    fs::set_permissions(folder.at("."), Permissions::from_mode(0o555)).unwrap();
     let path = folder.at("s");
     let settings = [("UPSTREAM_BASE_URL", "http://127.0.0.1:9"), listen(&path)];
     let ended = run_by(launcher, &settings);

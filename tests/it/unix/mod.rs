@@ -2,27 +2,21 @@
 mod listens;
 mod upstream;
 
-use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{self, Command};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::Command;
 
 use rustix::process::geteuid;
 
+use crate::support;
 use crate::support::net::unix_listener;
 
 /// A directory for the sockets of a test.
-struct Folder(PathBuf);
+struct Folder(support::Folder);
 
 impl Folder {
     fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("codex-reset-proxy-unix-{}-{number}", process::id());
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir(&folder).unwrap();
-        Self(folder)
+        Self(support::Folder::new())
     }
 
     /// One that listens on a socket in there, which is made.
@@ -31,13 +25,7 @@ impl Folder {
     }
 
     fn at(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        self.0.path(name).into()
     }
 }
 

@@ -280,7 +280,7 @@ fn an_upstream_that_cannot_be_reached_is_said_why_and_tried_again() {
     for (path, why) in [
         (&missing, "No such file or directory"),
         (&dead, "Connection refused"),
-        (&folder.0, "Connection refused"),
+        (&folder.at("."), "Connection refused"),
     ] {
         let url = format!("unix:{}", text(path));
         let proxy = Proxy::start_at(&url, &[]);
