@@ -67,9 +67,8 @@ impl Deadline {
     }
 
     /// Waits for it.
-    pub async fn passed(self) {
-        // It is the deadline that ends this.
-        let _: Result<(), Elapsed> = self.limit(std::future::pending()).await;
+    pub fn passed(self) -> Passed {
+        Passed(self.alarm())
     }
 
     /// Awaits `future` as long as there is time. A result that is ready beats a deadline that has
@@ -77,14 +76,34 @@ impl Deadline {
     pub fn limit<F: Future>(self, future: F) -> Limited<F> {
         Limited {
             future,
-            alarm: self.0.map(|at| Alarm { at, key: None }),
+            alarm: self.alarm(),
+        }
+    }
+
+    fn alarm(self) -> Option<Alarm> {
+        self.0.map(|at| Alarm { at, key: None })
+    }
+}
+
+/// A wait for a deadline. A type of its own is half as large as an async function, and every task holds
+/// several.
+pub struct Passed(Option<Alarm>);
+
+impl Future for Passed {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let rings = |alarm: &mut Alarm| alarm.has_rung(cx.waker());
+        match self.0.as_mut().is_some_and(rings) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
     }
 }
 
 /// Waits for `duration`; none is no wait.
-pub async fn sleep(duration: Duration) {
-    Deadline::at(Moment::now() + duration).passed().await;
+pub fn sleep(duration: Duration) -> Passed {
+    Deadline::at(Moment::now() + duration).passed()
 }
 
 pin_project! {

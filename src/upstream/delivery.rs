@@ -4,13 +4,11 @@
 //! tells both of a connection in any state. SIOCOUTQ and SIOCOUTQNSD would tell the bytes not
 //! acknowledged and not sent, but not the one thing that makes a missing acknowledgement mean anything:
 //! that the bytes were sent again and again. Bytes in flight are not acknowledged either.
-use std::future::pending;
 use std::io;
 use std::time::Duration;
 
 use crate::net::buffer::LARGE_BYTES;
 use crate::net::deadline::Deadline;
-use crate::net::sleep;
 use crate::net::tcp::{Outgoing, Tcp};
 use crate::telemetry::clock::Moment;
 use crate::telemetry::words::Delivery;
@@ -88,17 +86,20 @@ fn in_kernel(tcp: &Tcp, in_silence: bool) -> Delivery {
 /// itself would go on for many minutes. A peer that was heard of since is there, and is never judged
 /// again, however long it takes: also one that takes no bytes but answers when it is asked for room.
 pub(super) async fn lost(tcp: &Tcp, began: Moment) {
-    Deadline::at(began + FIRST_LOOK).passed().await;
-    while let Ok(outgoing) = tcp.outgoing()
-        && is_in_doubt(&outgoing, began.elapsed())
-    {
-        // Where our address has gone, nothing is even sent: the kernel only goes on trying to.
-        if outgoing.repeats.max(outgoing.probes) >= LOST_REPEATS_MIN {
-            return;
-        }
-        sleep(LOOK_AGAIN).await;
+    let mut look = Deadline::at(began + FIRST_LOOK).passed();
+    loop {
+        (&mut look).await;
+        look = match tcp.outgoing() {
+            Ok(outgoing) if is_in_doubt(&outgoing, began.elapsed()) => {
+                // Where our address has gone, nothing is even sent: the kernel only goes on trying to.
+                if outgoing.repeats.max(outgoing.probes) >= LOST_REPEATS_MIN {
+                    return;
+                }
+                Deadline::after(LOOK_AGAIN).passed()
+            }
+            _ => Deadline::NEVER.passed(),
+        };
     }
-    pending().await
 }
 
 /// Whether something is under way and nothing was heard of the peer for as long.
