@@ -166,7 +166,7 @@ fn figures(whole: &Whole) -> Markup {
     };
     let oldest = html! {
         @match whole.oldest.first() {
-            Some(oldest) => { "the oldest for " (duration(oldest.age)) ", " (in_words(oldest.phase)) }
+            Some(oldest) => { "the oldest for " (duration(oldest.since.elapsed())) ", " (in_words(oldest.phase)) }
             None => "nothing hangs",
         }
     };
@@ -244,7 +244,7 @@ fn oldest(about: &About, whole: &Whole) -> Markup {
 fn in_flight(going: &Going) -> Markup {
     html! {
         tr {
-            td { (duration(going.age)) }
+            td { (duration(going.since.elapsed())) }
             td {
                 (going.phase.name())
                 @if going.attempt > 1 { div .small { "attempt " (going.attempt) } }

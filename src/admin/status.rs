@@ -124,7 +124,7 @@ fn going(going: &Going) -> Value {
         "path": going.path,
         "phase": going.phase.name(),
         "attempt": going.attempt,
-        "age_seconds": going.age.as_secs_f64(),
+        "age_seconds": going.since.elapsed().as_secs_f64(),
     })
 }
 

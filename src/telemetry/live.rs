@@ -2,7 +2,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use slab::Slab;
 
@@ -72,8 +72,8 @@ pub struct Going {
     pub phase: Phase,
     /// The number of its attempt; 0 before the first.
     pub attempt: u32,
-    /// Since the end of its request's head.
-    pub age: Duration,
+    /// When its request's head had come.
+    pub since: Moment,
 }
 
 /// What this core is at.
@@ -96,7 +96,7 @@ pub fn look() -> Live {
             path: named.path.clone(),
             phase: named.state.phase.get(),
             attempt: named.state.attempt.get(),
-            age: named.state.since.get().elapsed(),
+            since: named.state.since.get(),
         };
         Live {
             phases,
@@ -142,6 +142,8 @@ pub fn mishaps() -> Vec<Mishap> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::telemetry::record::Ids;
 

@@ -40,7 +40,7 @@ impl Whole {
             whole.mishaps.extend(report.mishaps.iter().cloned());
             whole.gauges.add(&report.gauges);
         }
-        whole.oldest.sort_by_key(|going| Reverse(going.age));
+        whole.oldest.sort_by_key(|going| going.since);
         whole.oldest.truncate(TOLD_MAX);
         whole.mishaps.sort_by_key(|mishap| Reverse(mishap.at));
         whole.mishaps.truncate(MISHAPS_MAX);
