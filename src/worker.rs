@@ -35,7 +35,7 @@ use crate::net::splice;
 use crate::net::supervisor;
 use crate::net::tcp::Tcp;
 use crate::net::tls::TlsSettings;
-use crate::net::{Instant, select, sleep, spawn};
+use crate::net::{select, sleep, spawn};
 use crate::relay;
 use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::count;
@@ -391,7 +391,7 @@ struct Door {
     turned_away: Rc<Quota>,
     /// Connections that a task of this core serves.
     open: Rc<Cell<usize>>,
-    warned: Cell<Option<Instant>>,
+    warned: Cell<Option<Moment>>,
 }
 
 impl Door {
@@ -490,7 +490,7 @@ impl Door {
             .get()
             .is_none_or(|at| at.elapsed() > ACCEPT_WARN_INTERVAL)
         {
-            self.warned.set(Some(Instant::now()));
+            self.warned.set(Some(Moment::now()));
             warn!(open = self.open.get(), "{what}");
         }
     }

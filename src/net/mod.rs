@@ -24,5 +24,4 @@ pub mod unix;
 
 pub use deadline::sleep;
 pub use monoio::task::JoinHandle;
-pub use monoio::time::Instant;
 pub use monoio::{select, spawn};

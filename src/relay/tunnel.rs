@@ -14,8 +14,9 @@ use crate::net::driver::yield_to_others;
 use crate::net::splice::Pipe;
 use crate::net::stream::Stream;
 use crate::net::tcp::Tcp;
-use crate::net::{Instant, select, sleep};
+use crate::net::{select, sleep};
 use crate::relay::YIELD_BYTES;
+use crate::telemetry::clock::Moment;
 use crate::telemetry::counters::add;
 use crate::upstream::connection::Connection;
 
@@ -98,7 +99,7 @@ pub async fn tunnel(
 ) -> Tunnelled {
     let client = Socket::Client(answering.tcp());
     let upstream = Socket::Upstream(&conn.stream);
-    let moved = Cell::new(Instant::now());
+    let moved = Cell::new(Moment::now());
     let up = Flow::new(client, upstream, limits.upstream_write, &moved);
     let down = Flow::new(upstream, client, answering.stall(), &moved);
     let mut going_up = pin!(up.run(early));
@@ -161,7 +162,7 @@ pub async fn tunnel(
 }
 
 /// Ends when nothing has moved for `limit`.
-async fn idle(moved: &Cell<Instant>, limit: Option<Duration>) {
+async fn idle(moved: &Cell<Moment>, limit: Option<Duration>) {
     let Some(limit) = limit else {
         return pending().await;
     };
@@ -242,7 +243,7 @@ struct Flow<'t> {
     /// How long `to` may take no byte.
     stall: Duration,
     /// When something last moved, either way; an end is something.
-    moved: &'t Cell<Instant>,
+    moved: &'t Cell<Moment>,
     bytes: Cell<u64>,
     since_yield: Cell<u64>,
 }
@@ -251,7 +252,7 @@ struct Flow<'t> {
 type Ended = Result<(), (Side, io::Error)>;
 
 impl<'t> Flow<'t> {
-    fn new(from: Socket<'t>, to: Socket<'t>, stall: Duration, moved: &'t Cell<Instant>) -> Self {
+    fn new(from: Socket<'t>, to: Socket<'t>, stall: Duration, moved: &'t Cell<Moment>) -> Self {
         Self {
             from,
             to,
@@ -296,7 +297,7 @@ impl<'t> Flow<'t> {
             }
         }
         let closed = self.to.close_write(self.stall).await;
-        self.moved.set(Instant::now()); // who is told of an end has time to answer it
+        self.moved.set(Moment::now()); // who is told of an end has time to answer it
         closed.map_err(|error| (to, error))
     }
 
@@ -345,7 +346,7 @@ impl<'t> Flow<'t> {
 
     /// Counts, and lets others run now and then.
     async fn moved(&self, count: u64) -> Ended {
-        self.moved.set(Instant::now());
+        self.moved.set(Moment::now());
         self.bytes.set(self.bytes.get() + count);
         add(count, |core| match self.to.side() {
             Side::Client => &core.response_bytes,

@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::net::Instant;
+use crate::telemetry::clock::Moment;
 
 /// How long an address that has failed is tried last. An address that is dead costs a core one delay a
 /// minute and not one at every connect, and one that is well again soon has its share of them.
@@ -13,12 +13,12 @@ const BACK_MAX: usize = 64;
 
 /// The addresses that have failed lately; the last one to fail is the last here.
 #[derive(Default)]
-pub(super) struct Order(RefCell<Vec<(SocketAddr, Instant)>>);
+pub(super) struct Order(RefCell<Vec<(SocketAddr, Moment)>>);
 
 impl Order {
     /// An address has refused, hung or not answered: it is tried last for a while.
     pub(super) fn put_back(&self, addr: SocketAddr) {
-        self.put_back_at(addr, Instant::now());
+        self.put_back_at(addr, Moment::now());
     }
 
     /// These addresses as they should be tried: as they are given, behind them those that have failed,
@@ -28,10 +28,10 @@ impl Order {
         addresses: &[SocketAddr],
         avoided: Option<SocketAddr>,
     ) -> Vec<SocketAddr> {
-        self.of_at(addresses, avoided, Instant::now())
+        self.of_at(addresses, avoided, Moment::now())
     }
 
-    fn put_back_at(&self, addr: SocketAddr, now: Instant) {
+    fn put_back_at(&self, addr: SocketAddr, now: Moment) {
         let mut back = self.0.borrow_mut();
         back.retain(|(known, _)| *known != addr);
         if back.len() == BACK_MAX {
@@ -44,10 +44,10 @@ impl Order {
         &self,
         addresses: &[SocketAddr],
         avoided: Option<SocketAddr>,
-        now: Instant,
+        now: Moment,
     ) -> Vec<SocketAddr> {
         let mut back = self.0.borrow_mut();
-        back.retain(|(_, since)| now.duration_since(*since) < BACK);
+        back.retain(|(_, since)| now.since(*since) < BACK);
         let mut ordered = addresses.to_vec();
         // Nothing, which addresses that have not failed are found at, sorts before any place.
         ordered.sort_by_key(|addr| {
@@ -74,7 +74,7 @@ mod tests {
     fn what_failed_comes_last_for_a_while_and_the_longest_ago_first() {
         let all = [1, 2, 3, 4].map(addr);
         let order = Order::default();
-        let start = Instant::now();
+        let start = Moment::now();
         let seconds = |count| start + Duration::from_secs(count);
         let at = |count| ports(order.of_at(&all, None, seconds(count)));
         assert_eq!(at(0), [1, 2, 3, 4]);

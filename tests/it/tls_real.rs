@@ -75,13 +75,7 @@ fn openssl_is_spoken_to_by_both_versions_and_resumes_its_sessions() {
         };
         let proxy = start(&server, &authority, &[]);
         for kind in ["New", "Reused"] {
-            let response = Client::connect(&proxy).exchange(get("/"));
-            let text = response.text();
-            assert_eq!(
-                (response.status(), response.attempts()),
-                (200, Some(1)),
-                "{text}"
-            );
+            let text = answered_at_once(&proxy);
             assert!(
                 text.contains(&format!("{kind}, {version}, Cipher is")),
                 "{text}"
@@ -102,16 +96,23 @@ fn openssl_is_shown_the_certificate_that_it_asks_for() {
         let shown = Shown::new(&authority.issue(call("worker 7")));
         let proxy = start(&server, &authority, &shown.settings());
         for _ in 0..2 {
-            let response = Client::connect(&proxy).exchange(get("/"));
-            let text = response.text();
-            assert_eq!(
-                (response.status(), response.attempts()),
-                (200, Some(1)),
-                "{text}"
-            );
+            let text = answered_at_once(&proxy);
             assert!(text.contains("worker 7"), "{text}");
         }
     }
+}
+
+/// The text of a response to a request that was sent once.
+#[track_caller]
+fn answered_at_once(proxy: &Proxy) -> String {
+    let response = Client::connect(proxy).exchange(get("/"));
+    let text = response.text();
+    assert_eq!(
+        (response.status(), response.attempts()),
+        (200, Some(1)),
+        "{text}"
+    );
+    text
 }
 
 /// A request fails with these words, and is not tried again.
